@@ -1,0 +1,24 @@
+"""Bad-Version Guider: guidance for ComfyUI as a push away from a bad version."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from .nodes.guidance import NODES
+
+WEB_DIRECTORY = "./web"
+
+__all__ = ["WEB_DIRECTORY", "comfy_entrypoint"]
+
+
+class BadVersionExtension(ComfyExtension):
+    """The pack, as ComfyUI asks for it."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """Every node of the pack."""
+        return NODES
+
+
+async def comfy_entrypoint() -> BadVersionExtension:
+    """What ComfyUI calls on loading this folder."""
+    return BadVersionExtension()

@@ -1,0 +1,164 @@
+"""Can one model serve as the bad version of another, and is it a different one at all?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .errors import bad_input
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
+# Keys of model options and wrappers that act on the guided result or on the run around it.
+_SAMPLER_SIDE = {
+    "sampler_cfg_function",
+    "sampler_pre_cfg_function",
+    "sampler_post_cfg_function",
+    "disable_cfg1_optimization",
+    "outer_sample",
+}
+
+
+def check_scale(node: str, name: str, scale: float) -> None:
+    """Raise :class:`GuidanceError` unless ``scale`` is a finite number."""
+    if not math.isfinite(scale):
+        raise bad_input(node, name, str(scale), "a finite number; 1 is off")
+
+
+def is_off(scale: float) -> bool:
+    """Whether a scale switches its leg off, by the same closeness as ComfyUI's own cfg of 1."""
+    return math.isclose(scale, 1.0)
+
+
+def check_pair(node: str, main: ModelPatcher, weak: ModelPatcher) -> None:
+    """Check that predictions of the two models can be subtracted from each other.
+
+    They must live in one latent space (channels, dimensions, scaling) and mean the same by a
+    sigma (both flow, or both of the variance-exploding kind: eps and v go together).
+
+    Raises:
+        GuidanceError: naming ``weak_model``, what it is and what ``main`` needs.
+    """
+    latent, weak_latent = (m.get_model_object("latent_format") for m in (main, weak))
+    size, weak_size = (
+        f"latents of {f.latent_channels} channels and {f.latent_dimensions} dimensions"
+        for f in (latent, weak_latent)
+    )
+    if size != weak_size:
+        raise bad_input(
+            node,
+            "weak_model",
+            f"{name_of(weak)}, a model with {weak_size}",
+            f"the same latents as 'model' ({name_of(main)}) has: {size}",
+        )
+    scaling, weak_scaling = (_latent_scaling(f) for f in (latent, weak_latent))
+    if scaling != weak_scaling:
+        raise bad_input(
+            node,
+            "weak_model",
+            f"{name_of(weak)}, which scales latents as {_latent_name(weak_latent)}",
+            f"latents as 'model' ({name_of(main)}) has them, {_latent_name(latent)}: "
+            "both models must share one VAE",
+        )
+    schedule, weak_schedule = (_schedule_kind(m) for m in (main, weak))
+    if schedule != weak_schedule:
+        raise bad_input(
+            node,
+            "weak_model",
+            f"{name_of(weak)} with a noise schedule of the kind {weak_schedule}",
+            f"the kind that 'model' ({name_of(main)}) has: {schedule}",
+        )
+
+
+def name_of(model: ModelPatcher) -> str:
+    """The architecture's name, as ComfyUI calls it."""
+    return type(model.model).__name__
+
+
+def _latent_name(latent_format: Any) -> str:
+    return f"{type(latent_format).__name__} (factor {latent_format.scale_factor})"
+
+
+def _latent_scaling(latent_format: Any) -> tuple[Any, ...]:
+    """The numbers by which a latent format scales, in a form that can be compared."""
+    names = ("scale_factor", "shift_factor", "latents_mean", "latents_std")
+    values = (getattr(latent_format, name, None) for name in names)
+    return tuple(v.tolist() if isinstance(v, torch.Tensor) else v for v in values)
+
+
+def _schedule_kind(model: ModelPatcher) -> str:
+    """Name what the model means by a noisy latent, by asking it to make one.
+
+    At sigma 1/2 a variance-exploding model adds half the noise to the whole latent, and a flow
+    model to half of it.
+    """
+    sampling = model.get_model_object("model_sampling")
+    noise, latent = torch.ones(1), torch.full((1,), 2.0)
+    noisy = float(sampling.noise_scaling(torch.full((1,), 0.5), noise, latent))
+    kinds = {2.5: "eps or v (latent + sigma · noise)", 1.5: "flow ((1 − sigma) · latent + …)"}
+    return kinds.get(noisy, type(sampling).__mro__[1].__name__)
+
+
+def set_up_alike(main: ModelPatcher, weak: ModelPatcher) -> bool:
+    """Whether the two patchers ask the same of ComfyUI, their weights aside.
+
+    Errs on the side of "no": objects that cannot be compared count as different.
+    """
+    return (
+        _alike(main.object_patches, weak.object_patches)
+        and _alike(_model_side(main.model_options), _model_side(weak.model_options))
+        and _alike(_without_empty(main.injections), _without_empty(weak.injections))
+        and _alike(_model_side(main.wrappers), _model_side(weak.wrappers))
+        and main.hook_patches.keys() == weak.hook_patches.keys()
+    )
+
+
+def weights_alike(a: ModelPatcher, b: ModelPatcher) -> bool:
+    """Whether two loaded models hold the same numbers in every parameter and buffer.
+
+    Stops at the first difference. Partly offloaded models, whose patches are applied on the fly,
+    count as different.
+    """
+    if a.model.model_lowvram or b.model.model_lowvram:
+        return False
+    mine, theirs = a.model.state_dict(), b.model.state_dict()
+    return mine.keys() == theirs.keys() and all(same_numbers(mine[k], theirs[k]) for k in mine)
+
+
+def same_numbers(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two plain tensors are equal bit for bit; quantised tensors count as different."""
+    plain = (torch.Tensor, torch.nn.Parameter)
+    if type(a) not in plain or type(b) not in plain or a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    # Bytes, because torch.equal does not know every 8-bit float and calls NaN unequal to itself.
+    bytes_a, bytes_b = (t.detach().contiguous().flatten().view(torch.uint8) for t in (a, b))
+    return torch.equal(bytes_a, bytes_b.to(bytes_a.device))
+
+
+def _model_side(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out of options or wrappers what acts on the sampler and not on the one prediction."""
+    return _without_empty({k: v for k, v in options.items() if k not in _SAMPLER_SIDE})
+
+
+def _without_empty(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Drop empty containers, at any depth: ComfyUI leaves them behind wherever it has looked."""
+    kept = {k: _without_empty(v) if isinstance(v, Mapping) else v for k, v in options.items()}
+    return {k: v for k, v in kept.items() if not (isinstance(v, dict | list) and len(v) == 0)}
+
+
+def _alike(a: Any, b: Any) -> bool:
+    if a is b:
+        return True
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, Mapping):
+        return a.keys() == b.keys() and all(_alike(a[k], b[k]) for k in a)
+    if isinstance(a, torch.Tensor):
+        return same_numbers(a, b)
+    if isinstance(a, Sequence) and not isinstance(a, str):
+        return len(a) == len(b) and all(map(_alike, a, b))
+    return isinstance(a, str | int | float | torch.dtype | torch.device) and a == b
