@@ -1,0 +1,69 @@
+"""Models and conditionings for the tests of guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from rig import Conditioning
+
+NodeCaller = Callable[..., object]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_gradients():
+    """ComfyUI executes nodes in inference mode."""
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(scope="session")
+def node(comfy_nodes) -> NodeCaller:
+    """Call a node by its id, and get its first output."""
+    # ComfyUI can be imported only once pytest is configured, which is after this module is read.
+    from rig import call
+
+    return lambda node_id, **inputs: call(comfy_nodes[node_id], **inputs)[0]
+
+
+@pytest.fixture(scope="session")
+def main(node) -> ModelPatcher:
+    """The trained digits model."""
+    return node("UNETLoader", unet_name="digits_main.safetensors", weight_dtype="default")
+
+
+@pytest.fixture(scope="session")
+def weak(node) -> ModelPatcher:
+    """Its bad version: smaller, and trained for a fraction of the steps."""
+    return node("UNETLoader", unet_name="digits_weak.safetensors", weight_dtype="default")
+
+
+@pytest.fixture(scope="session")
+def positive(node) -> Conditioning:
+    """A digit."""
+    return node("DigitConditioning", digit="3")
+
+
+@pytest.fixture(scope="session")
+def negative(node) -> Conditioning:
+    """No digit in particular: the empty prompt of classifier-free guidance."""
+    return node("DigitConditioning", digit="none")
+
+
+@pytest.fixture(scope="session")
+def guide(node) -> Callable[..., object]:
+    """The guider node with scales that are no defaults."""
+    return lambda **inputs: node("BadVersionGuider", **{"cfg": 3.0, "weak_scale": 1.7, **inputs})
+
+
+@pytest.fixture(scope="session")
+def patch(node) -> Callable[..., ModelPatcher]:
+    """The patch node with a scale that is no default."""
+    return lambda model, **inputs: node(
+        "BadVersionPatch", model=model, **{"weak_scale": 1.7, **inputs}
+    )

@@ -1,0 +1,229 @@
+"""A bench on which guided predictions are taken apart with nothing but ComfyUI's own code.
+
+``record`` writes down what a guided model predicts at every model call of a run. ``Run.replay``
+asks any other guider, at the very same latents and sigmas and within the same run (mask, latent
+image, conditioning), what it predicts. From those separate predictions a test builds the closed
+form by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sample
+import comfy.samplers
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
+from comfy_api.latest import io
+from torch import Tensor
+
+Conditioning = list[list[Any]]
+
+TOLERANCE = 1e-5
+
+
+def call(node: type, **inputs: Any) -> tuple[Any, ...]:
+    """Execute a node class of either schema version, as the graph would, and return its outputs."""
+    if issubclass(node, io.ComfyNode):
+        return node.execute(**inputs).result
+    return getattr(node(), node.FUNCTION)(**inputs)
+
+
+@dataclass
+class Recording:
+    """What one model call after the other was given and predicted."""
+
+    x: list[Tensor] = field(default_factory=list)
+    sigma: list[Tensor] = field(default_factory=list)
+    denoised: list[Tensor] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+def record(model: ModelPatcher) -> tuple[ModelPatcher, Recording]:
+    """Return a clone of the model that writes down every guided prediction."""
+    recording = Recording()
+
+    def predict_noise(
+        executor: Callable[..., Tensor], x: Tensor, timestep: Tensor, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        denoised = executor(x, timestep, *args, **kwargs)
+        recording.x.append(x.clone())
+        recording.sigma.append(timestep.clone())
+        recording.denoised.append(denoised.clone())
+        return denoised
+
+    recorded = model.clone()
+    recorded.add_wrapper(WrappersMP.PREDICT_NOISE, predict_noise)
+    return recorded, recording
+
+
+class _Replay(comfy.samplers.Sampler):
+    def __init__(self, recording: Recording) -> None:
+        self.recording = recording
+        self.denoised: list[Tensor] = []
+
+    def sample(
+        self, model_wrap: Any, sigmas: Tensor, extra_args: dict[str, Any], *_: Any, **__: Any
+    ) -> Tensor:
+        for x, sigma in zip(self.recording.x, self.recording.sigma, strict=True):
+            self.denoised.append(model_wrap(x, sigma, **extra_args))
+        return self.recording.x[0]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything about a sampling run but the guider."""
+
+    latent: Tensor
+    sigmas: Tensor
+    sampler: str = "euler"
+    mask: Tensor | None = None
+    seed: int = 7
+
+    @classmethod
+    def of(
+        cls,
+        model: ModelPatcher,
+        shape: tuple[int, ...] = (2, 16, 8, 8),
+        steps: int = 3,
+        scheduler: str = "simple",
+        **rest: Any,
+    ) -> Run:
+        """A text-to-image run with the model's own noise schedule."""
+        sampling = model.get_model_object("model_sampling")
+        sigmas = comfy.samplers.calculate_sigmas(sampling, scheduler, steps)
+        return cls(torch.zeros(shape), sigmas, **rest)
+
+    def with_(self, **changes: Any) -> Run:
+        """The same run with some things changed."""
+        return replace(self, **changes)
+
+    def sample(
+        self, guider: comfy.samplers.CFGGuider, callback: Callable[..., None] | None = None
+    ) -> Tensor:
+        """Sample as SamplerCustomAdvanced does."""
+        sampler = comfy.samplers.sampler_object(self.sampler)
+        return self._enter(guider, sampler, callback)
+
+    def replay(self, guider: comfy.samplers.CFGGuider, recording: Recording) -> list[Tensor]:
+        """What ``guider`` predicts at each recorded latent and sigma."""
+        replay = _Replay(recording)
+        self._enter(guider, replay, None)
+        return replay.denoised
+
+    def _enter(
+        self,
+        guider: comfy.samplers.CFGGuider,
+        sampler: comfy.samplers.Sampler,
+        callback: Callable[..., None] | None,
+    ) -> Tensor:
+        noise = comfy.sample.prepare_noise(self.latent, self.seed)
+        return guider.sample(
+            noise,
+            self.latent,
+            sampler,
+            self.sigmas,
+            denoise_mask=self.mask,
+            callback=callback,
+            disable_pbar=True,
+            seed=self.seed,
+        )
+
+
+def core_guider(
+    model: ModelPatcher, positive: Conditioning, negative: Conditioning | None = None, cfg: float = 1
+) -> comfy.samplers.CFGGuider:
+    """ComfyUI's own guider; without ``negative`` its prediction is the conditional one."""
+    guider = comfy.samplers.CFGGuider(model)
+    conds = {"positive": positive} | ({} if negative is None else {"negative": negative})
+    guider.inner_set_conds(conds)
+    guider.set_cfg(cfg)
+    return guider
+
+
+def unguided(model: ModelPatcher) -> ModelPatcher:
+    """A clone of the model without what acts on the result of classifier-free guidance."""
+    plain = model.clone()
+    for name in [n for n in plain.model_options if n.startswith(("sampler_", "disable_cfg1"))]:
+        del plain.model_options[name]
+    return plain
+
+
+def close(actual: Tensor, expected: Tensor, tolerance: float = TOLERANCE) -> bool:
+    """Whether two tensors agree to a tolerance relative to the norm of the expected one."""
+    return bool((actual - expected).norm() <= tolerance * expected.norm())
+
+
+@dataclass(frozen=True)
+class Legs:
+    """The closed form of a run: which models, which conditionings, which scales.
+
+    ``main`` is the model without this pack's leg, with whatever else is stacked on it.
+    """
+
+    main: ModelPatcher
+    positive: Conditioning
+    negative: Conditioning | None = None
+    cfg: float = 1.0
+    weak: ModelPatcher | None = None
+    weak_scale: float = 1.0
+    weak_positive: Conditioning | None = None
+
+    def assert_hold(self, run: Run, recording: Recording) -> None:
+        """Every recorded prediction equals core's own plus the weak leg, to 1e-5."""
+        assert len(recording) > 0
+        expected = run.replay(core_guider(self.main, self.positive, self.negative, self.cfg), recording)
+        if self.weak is not None:
+            C = run.replay(core_guider(unguided(self.main), self.positive), recording)
+            R = run.replay(
+                core_guider(unguided(self.weak), self.weak_positive or self.positive), recording
+            )
+            pushes = [(self.weak_scale - 1) * (c - r) for c, r in zip(C, R, strict=True)]
+            for push, guided in zip(pushes, expected, strict=True):
+                assert push.norm() > 100 * TOLERANCE * guided.norm(), "the leg would not be seen"
+            expected = [e + push for e, push in zip(expected, pushes, strict=True)]
+        for step, (actual, wanted) in enumerate(zip(recording.denoised, expected, strict=True)):
+            assert close(actual, wanted), f"model call {step} is off"
+
+
+@contextmanager
+def count_model_calls(*models: ModelPatcher) -> Iterator[list[int]]:
+    """Count how often each model is evaluated, at the lowest door: ``BaseModel.apply_model``."""
+    counts = [0] * len(models)
+
+    def counted(index: int, original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def apply_model(*args: Any, **kwargs: Any) -> Tensor:
+            counts[index] += 1
+            return original(*args, **kwargs)
+
+        return apply_model
+
+    for index, model in enumerate(models):
+        model.model.apply_model = counted(index, model.model.apply_model)
+    try:
+        yield counts
+    finally:
+        for model in models:
+            del model.model.apply_model
+
+
+def add_weights(model: ModelPatcher, seed: int = 3, strength: float = 0.3) -> ModelPatcher:
+    """A clone with a LoRA-like patch: a random addition to every attention matrix."""
+    generator = torch.Generator().manual_seed(seed)
+    patches = {
+        key: ("diff", (strength * weight.std() * torch.randn(weight.shape, generator=generator),))
+        for key, weight in model.model.state_dict().items()
+        if "attn" in key and weight.ndim == 2
+    }
+    assert patches
+    patched = model.clone()
+    patched.add_patches(patches, 1.0)
+    return patched
