@@ -103,6 +103,17 @@ def _schedule_kind(model: ModelPatcher) -> str:
     return kinds.get(noisy, type(sampling).__mro__[1].__name__)
 
 
+def rounding_of(model: ModelPatcher) -> float:
+    """Relative difference up to which two predictions of one model may be the same.
+
+    A pass on its own rounds otherwise than one that shares its batch with the negative prompt.
+    """
+    dtype = getattr(model.model, "manual_cast_dtype", None) or model.model_dtype()
+    # An 8-bit float is how weights are stored; arithmetic is never coarser than bfloat16.
+    eps = min(torch.finfo(dtype).eps, torch.finfo(torch.bfloat16).eps)
+    return max(eps, 1e-5)
+
+
 def set_up_alike(main: ModelPatcher, weak: ModelPatcher) -> bool:
     """Whether the two patchers ask the same of ComfyUI, their weights aside.
 

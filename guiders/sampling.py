@@ -5,8 +5,9 @@ post-CFG function stands first on the run's own list and adds the push. Nothing 
 between runs, and nothing that ComfyUI clones holds state.
 
 The weak model is set up by ComfyUI itself: the main run takes place *inside* a run of a second
-``CFGGuider``, made for the weak model, whose sampler does nothing but start the main run. So loading,
-conditioning, masks, hooks, control nets and cleaning up are ComfyUI's own code for both models.
+``CFGGuider``, made for the weak model, whose sampler does nothing but start the main run. So
+loading, conditioning, masks, hooks, control nets and cleaning up are ComfyUI's own code for both
+models.
 """
 
 from __future__ import annotations
@@ -25,7 +26,14 @@ import torch
 from comfy.patcher_extension import WrappersMP
 
 from . import formulas, same_base
-from .compatibility import check_pair, is_off, name_of, set_up_alike, weights_alike
+from .compatibility import (
+    check_pair,
+    is_off,
+    name_of,
+    rounding_of,
+    set_up_alike,
+    weights_alike,
+)
 from .errors import GuidanceError, bad_input
 
 if TYPE_CHECKING:
@@ -180,6 +188,7 @@ class _WeakRun(comfy.samplers.CFGGuider):
         self._ahead: tuple[Tensor, Tensor, Tensor] | None = None
         self._calls = 0
         self._differed = False
+        self._rounding = rounding_of(self._weak)
         self._main_started = False
 
     def around(self, executor: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
@@ -294,7 +303,7 @@ class _WeakRun(comfy.samplers.CFGGuider):
             R = ahead[2]
         else:
             R = self._predict(x, sigma)
-        self._differed = self._differed or not torch.equal(C, R)
+        self._differed = self._differed or bool((C - R).norm() > self._rounding * C.norm())
         return formulas.add_leg(args["denoised"], C, R, self._leg.scale)
 
     def _predict(self, x: Tensor, sigma: Tensor) -> Tensor:

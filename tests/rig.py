@@ -139,7 +139,10 @@ class Run:
 
 
 def core_guider(
-    model: ModelPatcher, positive: Conditioning, negative: Conditioning | None = None, cfg: float = 1
+    model: ModelPatcher,
+    positive: Conditioning,
+    negative: Conditioning | None = None,
+    cfg: float = 1,
 ) -> comfy.samplers.CFGGuider:
     """ComfyUI's own guider; without ``negative`` its prediction is the conditional one."""
     guider = comfy.samplers.CFGGuider(model)
@@ -180,7 +183,9 @@ class Legs:
     def assert_hold(self, run: Run, recording: Recording) -> None:
         """Every recorded prediction equals core's own plus the weak leg, to 1e-5."""
         assert len(recording) > 0
-        expected = run.replay(core_guider(self.main, self.positive, self.negative, self.cfg), recording)
+        expected = run.replay(
+            core_guider(self.main, self.positive, self.negative, self.cfg), recording
+        )
         if self.weak is not None:
             C = run.replay(core_guider(unguided(self.main), self.positive), recording)
             R = run.replay(
@@ -215,15 +220,15 @@ def count_model_calls(*models: ModelPatcher) -> Iterator[list[int]]:
             del model.model.apply_model
 
 
-def add_weights(model: ModelPatcher, seed: int = 3, strength: float = 0.3) -> ModelPatcher:
+def add_weights(model: ModelPatcher, strength: float = 0.3) -> ModelPatcher:
     """A clone with a LoRA-like patch: a random addition to every attention matrix."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(3)
     patches = {
-        key: ("diff", (strength * weight.std() * torch.randn(weight.shape, generator=generator),))
+        key: ("diff", (torch.randn(weight.shape, generator=generator) / weight.shape[1] ** 0.5,))
         for key, weight in model.model.state_dict().items()
         if "attn" in key and weight.ndim == 2
     }
     assert patches
     patched = model.clone()
-    patched.add_patches(patches, 1.0)
+    patched.add_patches(patches, strength)
     return patched

@@ -10,6 +10,7 @@ import torch
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
+
     from rig import Conditioning
 
 NodeCaller = Callable[..., object]

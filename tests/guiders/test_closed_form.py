@@ -3,6 +3,7 @@
 import comfy.sample
 import pytest
 import torch
+
 from rig import Legs, Run, add_weights, call, close, core_guider, record
 
 WEAK_SCALE, CFG = 1.7, 3.0
@@ -107,14 +108,12 @@ def test_weak_positive_is_what_the_weak_model_sees(main, weak, positive, negativ
     recorded, recording = record(main)
     guider = guide(model=recorded, positive=positive, weak_model=weak, weak_positive=negative)
     run.sample(guider)
-    Legs(
-        main, positive, weak=weak, weak_scale=WEAK_SCALE, weak_positive=negative
-    ).assert_hold(run, recording)
+    Legs(main, positive, weak=weak, weak_scale=WEAK_SCALE, weak_positive=negative).assert_hold(
+        run, recording
+    )
 
 
-def test_weak_positive_alone_makes_the_model_its_own_bad_version(
-    main, positive, negative, guide
-):
+def test_weak_positive_alone_makes_the_model_its_own_bad_version(main, positive, negative, guide):
     """Then the weak leg is classifier-free guidance by another name."""
     run = Run.of(main)
     weak_leg = run.sample(guide(model=main, positive=positive, weak_positive=negative))

@@ -3,6 +3,7 @@
 import comfy.samplers
 import pytest
 import torch
+
 from rig import Run, call, core_guider, count_model_calls
 
 

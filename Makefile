@@ -1,0 +1,48 @@
+# Each target sets up what it needs by itself, below build/; what is there already stays.
+# With COMFYUI_PATH in the environment, that ComfyUI is used instead of a downloaded one.
+
+PYTHON ?= python3
+
+set_up := $(PYTHON) tests/engine/install.py
+python := build/venv/bin/python
+newest := 0.3.75
+oldest := 0.3.52
+
+.PHONY: help demo test models lint clean
+
+help:
+	@echo "make demo     see a bad version at work: a real ComfyUI, tiny models, no GPU"
+	@echo "make test     check style and run all tests, on ComfyUI $(newest) and $(oldest)"
+	@echo "make models   train the tiny models of demo and tests anew"
+	@echo "make lint     check style only"
+	@echo "make clean    delete what was set up (build/)"
+	@echo
+	@echo "PYTHON=...        the Python to set up with (default: $(PYTHON))"
+	@echo "COMFYUI_PATH=...  a ComfyUI of your own to run on"
+
+demo:
+	@$(set_up)
+	@$(python) tests/demo.py
+
+models:
+	@$(set_up)
+	$(python) tests/digits/train.py
+
+lint:
+	@$(set_up)
+	$(python) -m ruff check
+	$(python) -m ruff format --check
+
+ifdef COMFYUI_PATH
+test: lint
+	$(python) -m pytest
+else
+test: lint
+	@$(set_up) --comfyui $(newest) --comfyui $(oldest)
+	COMFYUI_PATH="$(CURDIR)/build/comfyui-$(newest)" $(python) -m pytest
+	COMFYUI_PATH="$(CURDIR)/build/comfyui-$(oldest)" $(python) -m pytest -m "not server"
+endif
+
+clean:
+	rm -rf build .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,41 @@
+"""What all tests share: ComfyUI, and the nodes as ComfyUI loads them."""
+
+import tempfile
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from engine import install, library
+
+
+class RootIsNoPackage:
+    """Keeps pytest from importing the repository's `__init__.py`, which is ComfyUI's to load."""
+
+    @staticmethod
+    def pytest_collect_directory(path: Path, parent: pytest.Collector) -> pytest.Dir | None:
+        """Collect the root as a plain folder; leave all other folders to pytest."""
+        return pytest.Dir.from_parent(parent, path=path) if path == install.ROOT else None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make ComfyUI importable before the first test module is read."""
+    config.pluginmanager.register(RootIsNoPackage())
+    base = tempfile.TemporaryDirectory(prefix="bad-version-guider-")
+    config.add_cleanup(base.cleanup)
+    try:
+        library.prepare(install.comfyui_path(), Path(base.name))
+    except (install.SetupError, library.LoadError) as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+@pytest.fixture(scope="session")
+def comfy_nodes() -> dict[str, type]:
+    """All node classes by node id: ComfyUI's own, those of this pack and of the digits."""
+    return library.load_nodes(install.comfyui_path())
+
+
+@pytest.fixture(scope="session")
+def pack(comfy_nodes: dict[str, type]) -> ModuleType:
+    """This pack, as the module that ComfyUI has loaded."""
+    return library.loaded_pack(install.comfyui_path())
