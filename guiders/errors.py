@@ -6,6 +6,9 @@ from __future__ import annotations
 class GuidanceError(ValueError):
     """An input that guidance cannot be made from; its text is meant for the artist."""
 
+    # ComfyUI shows this beside the text, and calls the modules of a pack by their path.
+    __module__ = "bad_version_guider"
+
 
 def bad_input(node: str, name: str, came: str, expected: str) -> GuidanceError:
     """Return the error for one input, ready to be raised.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import comfy.model_base
+import comfy.cldm.mmdit
+import comfy.controlnet
 import comfy.model_management
+import comfy.ops
 import comfy.supported_models
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -21,13 +23,17 @@ def _text(seed: int) -> Conditioning:
 conditionings = (_text(1), _text(2))
 
 
+def _random_weights(network: torch.nn.Module, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in network.parameters():
+        parameter.data = 0.15 * torch.randn(parameter.shape, generator=generator)
+
+
 def _patcher(config: comfy.supported_models.SD15, seed: int) -> ModelPatcher:
     device = comfy.model_management.get_torch_device()
     config.set_inference_dtype(torch.float32, None)
     model = config.get_model({}, device=device)
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in model.diffusion_model.parameters():
-        parameter.data = 0.15 * torch.randn(parameter.shape, generator=generator)
+    _random_weights(model.diffusion_model, seed)
     return ModelPatcher(model.eval(), load_device=device, offload_device=device)
 
 
@@ -77,4 +83,17 @@ def video_model(seed: int) -> ModelPatcher:
             }
         ),
         seed,
+    )
+
+
+def control_net(main: ModelPatcher) -> comfy.controlnet.ControlNet:
+    """A control net for the digits model, whose hint is a picture of 16 channels."""
+    network = comfy.cldm.mmdit.ControlNet(
+        num_blocks=2,
+        operations=comfy.ops.disable_weight_init,
+        **main.model.model_config.unet_config,
+    )
+    _random_weights(network, 5)
+    return comfy.controlnet.ControlNet(
+        network.eval(), compression_ratio=1, load_device=main.load_device
     )

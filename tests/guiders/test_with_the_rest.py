@@ -4,8 +4,8 @@ import comfy.hooks
 import pytest
 import torch
 
-from rig import Legs, Recording, Run, add_weights, core_guider, record
-from small_models import conditionings, unet, video_model
+from rig import Legs, Recording, Run, add_weights, call, core_guider, record
+from small_models import conditionings, control_net, unet, video_model
 
 WEAK_SCALE, CFG = 1.7, 3.0
 
@@ -139,6 +139,22 @@ def test_hook_lora_with_keyframes(check, main, node, positive):
     group.add(hook)
     hooked = comfy.hooks.set_hooks_for_conditioning(positive, group)
     check(main, Run.of(main, steps=6), positive=hooked, weak=add_weights(main))
+
+
+def test_control_net(check, main, comfy_nodes, positive, negative):
+    """The weak model sees the positive conditioning with its control net."""
+    hint = torch.rand(1, 8, 8, 16, generator=torch.Generator().manual_seed(4))
+    controlled = call(
+        comfy_nodes["ControlNetApplyAdvanced"],
+        positive=positive,
+        negative=negative,
+        control_net=control_net(main),
+        image=hint,
+        strength=0.01,
+        start_percent=0.0,
+        end_percent=0.6,
+    )
+    check(main, Run.of(main, steps=4), *controlled, weak=add_weights(main))
 
 
 STACKED = {
