@@ -42,6 +42,11 @@ def run_patcher(main: ModelPatcher, weak: ModelPatcher) -> ModelPatcher:
     return patcher
 
 
+def same_patches(main: ModelPatcher, weak: ModelPatcher) -> bool:
+    """Whether two patchers of one base carry the very same weight patches."""
+    return not _differing_keys(main, weak)
+
+
 class WeightSwap:
     """The weak version's own tensors and objects, and the way in and out of the shared model.
 
@@ -128,9 +133,8 @@ def _differing_tensors(main: ModelPatcher, weak: ModelPatcher) -> dict[str, torc
 
     tensors = {}
     with main.use_ejected():
-        for key in sorted(main.patches.keys() | weak.patches.keys()):
-            if not _same_patches(main.patches.get(key, []), weak.patches.get(key, [])):
-                tensors[key] = _patched_tensor(main, maker, key)
+        for key in _differing_keys(main, weak):
+            tensors[key] = _patched_tensor(main, maker, key)
     return tensors
 
 
@@ -149,17 +153,17 @@ def _patched_tensor(main: ModelPatcher, maker: ModelPatcher, key: str) -> torch.
     return torch.nn.Parameter(on_device.detach(), requires_grad=False)
 
 
-def same_weights(main: ModelPatcher, weak: ModelPatcher) -> bool:
-    """Whether two patchers of one base carry the very same weight patches."""
-    return all(
-        _same_patches(main.patches.get(key, []), weak.patches.get(key, []))
-        for key in main.patches.keys() | weak.patches.keys()
-    )
+def _differing_keys(main: ModelPatcher, weak: ModelPatcher) -> list[str]:
+    """Weights that the two patch otherwise.
 
+    Clones share the patch tuples themselves, so identity tells what was added later.
+    """
 
-def _same_patches(a: list[tuple], b: list[tuple]) -> bool:
-    """Clones share the patch tuples themselves, so identity tells what was added later."""
-    return len(a) == len(b) and all(x is y for x, y in zip(a, b, strict=True))
+    def patches(patcher: ModelPatcher, key: str) -> list[int]:
+        return [id(patch) for patch in patcher.patches.get(key, [])]
+
+    keys = sorted(main.patches.keys() | weak.patches.keys())
+    return [key for key in keys if patches(main, key) != patches(weak, key)]
 
 
 def _own_nothing_of_the_model(patcher: ModelPatcher) -> None:

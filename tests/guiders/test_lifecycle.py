@@ -172,15 +172,15 @@ def test_weak_model_off_is_not_loaded(loads, main, weak, positive, negative, gui
 
 def test_nothing_outlives_the_run(main, positive, negative, guide, pack, monkeypatch):
     """The swapped tensors are as large as what differs; they must not wait for the collector."""
-    same_base = pack.guiders.same_base
+    weak_run = pack.guiders.weak_run
     made = []
 
-    class Watched(same_base.WeightSwap):
+    class Watched(weak_run.WeightSwap):
         def __init__(self, *args):
             super().__init__(*args)
             made.extend(weakref.ref(t) for t in self._tensors.values())
 
-    monkeypatch.setattr(same_base, "WeightSwap", Watched)
+    monkeypatch.setattr(weak_run, "WeightSwap", Watched)
     guider = guide(model=main, positive=positive, negative=negative, weak_model=add_weights(main))
     gc.disable()
     try:
