@@ -220,9 +220,9 @@ def count_model_calls(*models: ModelPatcher) -> Iterator[list[int]]:
             del model.model.apply_model
 
 
-def add_weights(model: ModelPatcher, strength: float = 0.3) -> ModelPatcher:
+def add_weights(model: ModelPatcher, strength: float = 0.3, seed: int = 3) -> ModelPatcher:
     """A clone with a LoRA-like patch: a random addition to every attention matrix."""
-    generator = torch.Generator().manual_seed(3)
+    generator = torch.Generator().manual_seed(seed)
     patches = {
         key: ("diff", (torch.randn(weight.shape, generator=generator) / weight.shape[1] ** 0.5,))
         for key, weight in model.model.state_dict().items()

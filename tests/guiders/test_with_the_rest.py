@@ -121,24 +121,26 @@ def test_lora_put_behind_the_patch(check, main):
     check(main, Run.of(main), after=add_weights)
 
 
-def test_hook_lora_with_keyframes(check, main, node, positive):
+@pytest.mark.parametrize("weak_is", ["another checkpoint", "same base"])
+def test_hook_lora_with_keyframes(weak_is, check, main, node, positive):
     """Weight hooks travel with the conditioning; their keyframes advance for each model apart."""
-    matrices = {
-        key: ("diff", (0.02 * torch.ones_like(weight),))
-        for key, weight in main.model.state_dict().items()
-        if key.endswith("joint_blocks.0.x_block.attn.qkv.weight")
-    }
+    base = main
+    if weak_is == "another checkpoint":
+        base = node("UNETLoader", unet_name="digits_main.safetensors", weight_dtype="default")
     group = comfy.hooks.HookGroup()
     hook = comfy.hooks.WeightHook(strength_model=1.0, strength_clip=0.0)
-    hook.weights = matrices
-    keyframes = comfy.hooks.HookKeyframeGroup()
-    keyframes.add(comfy.hooks.HookKeyframe(strength=1.0, start_percent=0.0))
-    keyframes.add(comfy.hooks.HookKeyframe(strength=-2.0, start_percent=0.4))
-    hook.hook_keyframe = keyframes
+    hook.weights = {k: patch[1] for k, (patch,) in add_weights(main, seed=8).patches.items()}
     hook.need_weight_init = False
+    for strength, start in ((0.5, 0.0), (-0.3, 0.4)):
+        keyframe = comfy.hooks.HookKeyframe(strength=strength, start_percent=start)
+        hook.hook_keyframe.add(keyframe)
     group.add(hook)
     hooked = comfy.hooks.set_hooks_for_conditioning(positive, group)
-    check(main, Run.of(main, steps=6), positive=hooked, weak=add_weights(main))
+    run = Run.of(main, steps=6)
+    recording = check(main, run, positive=hooked, weak=add_weights(base))
+    without = run.replay(core_guider(main, positive), recording)
+    with_hook = run.replay(core_guider(main, hooked), recording)
+    assert not any(map(torch.equal, with_hook, without))
 
 
 def test_control_net(check, main, comfy_nodes, positive, negative):
