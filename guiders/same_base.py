@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-import comfy.hooks
 import comfy.model_patcher
 import comfy.utils
 import torch
@@ -35,8 +34,7 @@ def run_patcher(main: ModelPatcher, weak: ModelPatcher) -> ModelPatcher:
     patcher.attachments = weak.attachments
     patcher.additional_models = weak.additional_models
     patcher.hook_patches = comfy.model_patcher.create_hook_patches_clone(weak.hook_patches)
-    # Weights cached by hooks on top of the main model's would be wrong on top of the weak one's.
-    patcher.hook_mode = comfy.hooks.EnumHookMode.MinVram
+    # What hooks have cached was made on top of the main model's weights.
     patcher.cached_hook_patches = {}
     _own_nothing_of_the_model(patcher)
     return patcher

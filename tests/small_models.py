@@ -37,13 +37,16 @@ def _patcher(config: comfy.supported_models.SD15, seed: int) -> ModelPatcher:
     return ModelPatcher(model.eval(), load_device=device, offload_device=device)
 
 
-def unet(seed: int) -> ModelPatcher:
-    """An eps-prediction U-Net of the SD1.5 kind: latents of 4 channels, attention in the middle."""
+def unet(seed: int, in_channels: int = 4) -> ModelPatcher:
+    """An eps-prediction U-Net of the SD1.5 kind: latents of 4 channels, attention in the middle.
+
+    With 9 input channels it is an inpainting model.
+    """
     return _patcher(
         comfy.supported_models.SD15(
             {
                 "image_size": 32,
-                "in_channels": 4,
+                "in_channels": in_channels,
                 "out_channels": 4,
                 "model_channels": 32,
                 "num_res_blocks": [1, 1],

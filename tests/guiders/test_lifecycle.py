@@ -155,6 +155,20 @@ def test_two_checkpoints_are_loaded_once_each(loads, main, weak, positive, negat
     assert loads == []
 
 
+def test_two_checkpoints_are_loaded_for_each_other(main, weak, positive, patch, monkeypatch):
+    """ComfyUI must know of the pair, or it makes room for one by moving the other out."""
+    requested = []
+    load = comfy.model_management.load_models_gpu
+
+    def noted(models, *args, **kwargs):
+        requested.append({patcher.model for patcher in models})
+        return load(models, *args, **kwargs)
+
+    monkeypatch.setattr(comfy.model_management, "load_models_gpu", noted)
+    Run.of(main).sample(core_guider(patch(main, weak_model=weak).clone(), positive))
+    assert requested[-1] == {main.model, weak.model}
+
+
 def test_one_base_is_loaded_once(loads, main, positive, negative, guide):
     guider = guide(model=main, positive=positive, negative=negative, weak_model=add_weights(main))
     run = Run.of(main)

@@ -119,6 +119,8 @@ def test_injections_of_either_model(main, assert_closed_form):
     assert_closed_form(stronger, weaker)
     assert_closed_form(main, weaker)
     assert_closed_form(stronger, main)
+    # Once more, for ComfyUI leaves the main model injected behind a run.
+    assert_closed_form(stronger, weaker)
 
 
 def test_a_fresh_pair_that_was_never_loaded(node, assert_closed_form):

@@ -63,6 +63,18 @@ def test_inpaint_mask_at_picture_size(check, main, picture):
     assert not torch.equal(recording.denoised[-1][..., :2, :], kept)
 
 
+def test_inpainting_model(check):
+    """A U-Net that is shown the masked picture, for which both models need the run's own mask."""
+    main, weak = (unet(seed, in_channels=9) for seed in (0, 1))
+    positive, negative = conditionings
+    generator = torch.Generator().manual_seed(1)
+    latent = torch.randn(2, 4, 16, 16, generator=generator)
+    mask = torch.zeros(1, 128, 128)
+    mask[:, 32:96, :64] = 1
+    run = Run.of(main).with_(latent=latent, mask=mask)
+    check(main, run, positive, negative, weak)
+
+
 def test_two_areas(check, main, node, positive):
     left = node(
         "ConditioningSetArea", conditioning=positive, width=32, height=64, x=0, y=0, strength=1.0
@@ -121,12 +133,9 @@ def test_lora_put_behind_the_patch(check, main):
     check(main, Run.of(main), after=add_weights)
 
 
-@pytest.mark.parametrize("weak_is", ["another checkpoint", "same base"])
-def test_hook_lora_with_keyframes(weak_is, check, main, node, positive):
-    """Weight hooks travel with the conditioning; their keyframes advance for each model apart."""
-    base = main
-    if weak_is == "another checkpoint":
-        base = node("UNETLoader", unet_name="digits_main.safetensors", weight_dtype="default")
+@pytest.fixture
+def hooked(main, positive):
+    """The positive conditioning with a LoRA of its own, whose strength changes on the way."""
     group = comfy.hooks.HookGroup()
     hook = comfy.hooks.WeightHook(strength_model=1.0, strength_clip=0.0)
     hook.weights = {k: patch[1] for k, (patch,) in add_weights(main, seed=8).patches.items()}
@@ -135,12 +144,42 @@ def test_hook_lora_with_keyframes(weak_is, check, main, node, positive):
         keyframe = comfy.hooks.HookKeyframe(strength=strength, start_percent=start)
         hook.hook_keyframe.add(keyframe)
     group.add(hook)
-    hooked = comfy.hooks.set_hooks_for_conditioning(positive, group)
+    return comfy.hooks.set_hooks_for_conditioning(positive, group)
+
+
+@pytest.fixture(params=["another checkpoint", "same base"])
+def sibling(request, main, node):
+    """A weak model on which the hooked LoRA fits, too."""
+    if request.param == "same base":
+        return add_weights(main)
+    again = node("UNETLoader", unet_name="digits_main.safetensors", weight_dtype="default")
+    return add_weights(again)
+
+
+def test_hook_lora_with_keyframes(check, main, sibling, hooked, positive):
+    """Weight hooks travel with the conditioning; their keyframes advance for each model apart."""
     run = Run.of(main, steps=6)
-    recording = check(main, run, positive=hooked, weak=add_weights(base))
+    recording = check(main, run, positive=hooked, weak=sibling)
     without = run.replay(core_guider(main, positive), recording)
     with_hook = run.replay(core_guider(main, hooked), recording)
     assert not any(map(torch.equal, with_hook, without))
+
+
+def test_hook_lora_left_in_the_weights_by_the_main_pass(main, sibling, hooked, guide):
+    """Without a negative pass behind it, the hook is still in place at the weak model's turn."""
+    run = Run.of(main, steps=6)
+    recorded, recording = record(main)
+    run.sample(guide(model=recorded, positive=hooked, weak_model=sibling))
+    Legs(main, hooked, weak=sibling, weak_scale=WEAK_SCALE).assert_hold(run, recording)
+
+
+def test_hook_lora_on_the_weak_positive_only(main, sibling, hooked, positive, guide):
+    run = Run.of(main, steps=6)
+    recorded, recording = record(main)
+    run.sample(guide(model=recorded, positive=positive, weak_model=sibling, weak_positive=hooked))
+    Legs(main, positive, weak=sibling, weak_scale=WEAK_SCALE, weak_positive=hooked).assert_hold(
+        run, recording
+    )
 
 
 def test_control_net(check, main, comfy_nodes, positive, negative):
