@@ -36,7 +36,7 @@ def run_patcher(main: ModelPatcher, weak: ModelPatcher) -> ModelPatcher:
     patcher.hook_patches = comfy.model_patcher.create_hook_patches_clone(weak.hook_patches)
     # What hooks have cached was made on top of the main model's weights.
     patcher.cached_hook_patches = {}
-    _own_nothing_of_the_model(patcher)
+    _disown_pinned_weights(patcher)
     return patcher
 
 
@@ -127,7 +127,7 @@ def _differing_tensors(main: ModelPatcher, weak: ModelPatcher) -> dict[str, torc
     maker.patches = weak.patches
     maker.backup = {}
     maker.weight_inplace_update = False
-    _own_nothing_of_the_model(maker)
+    _disown_pinned_weights(maker)
 
     tensors = {}
     with main.use_ejected():
@@ -164,11 +164,6 @@ def _differing_keys(main: ModelPatcher, weak: ModelPatcher) -> list[str]:
     return [key for key in keys if patches(main, key) != patches(weak, key)]
 
 
-def _own_nothing_of_the_model(patcher: ModelPatcher) -> None:
-    """Keep a short-lived clone from undoing what is not its own when it goes.
-
-    A clone shares the record of pinned weights and copies the mark "injected"; a patcher that is
-    deleted unpins and ejects by them.
-    """
+def _disown_pinned_weights(patcher: ModelPatcher) -> None:
+    """A clone shares the record of pinned weights, and would unpin them for all when it goes."""
     patcher.pinned = set()
-    patcher.is_injected = False
