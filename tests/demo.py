@@ -39,14 +39,15 @@ README_PICTURE = ROOT / "docs" / "demo.jpg"
 CARD_PICTURE = WORKFLOW.with_suffix(".jpg")
 
 DIGITS = range(10)
-PER_DIGIT = 2
+PER_DIGIT = 6
+SHOWN = 2  # So many of them on the sheet.
 
 # On the sheet, in pixels.
 CELL = 96
 MARGIN = 24
 LABEL_WIDTH = 250
 LINE = 32
-GAP = 14
+GAP = 28
 GROUND = (14, 17, 26)  # That of the pictures themselves.
 TEXT = (232, 234, 240)
 DIM_TEXT = (140, 147, 163)
@@ -142,27 +143,31 @@ def warm_up(server: Server, prompt: Prompt) -> None:
 
 def draw_sheet(rows: Sequence[Row]) -> Image.Image:
     """All pictures: a row of the sheet for each way of guiding, a column for each digit."""
-    row_height = PER_DIGIT * CELL + GAP
+    row_height = SHOWN * CELL + GAP
     width = LABEL_WIDTH + len(DIGITS) * CELL + 2 * MARGIN
-    sheet = Image.new("RGB", (width, len(rows) * row_height - GAP + 2 * MARGIN), GROUND)
+    height = len(rows) * row_height + LINE + 2 * MARGIN
+    sheet = Image.new("RGB", (width, height), GROUND)
     draw = ImageDraw.Draw(sheet)
+    caption = f"{SHOWN} of {PER_DIGIT} pictures of each digit; the same noise in every row"
+    place = (width - MARGIN, height - MARGIN)
+    draw.text(place, caption, DIM_TEXT, ImageFont.load_default(17), anchor="rb")
     for i, row in enumerate(rows):
         top = MARGIN + i * row_height
         lines = [(row.way.name, 26, TEXT), (f"{row.right} of {row.count} read right", 17, TEXT)]
         if row.scales:
             lines.insert(1, (row.scales, 17, DIM_TEXT))
-        line_top = top + (PER_DIGIT * CELL - LINE * len(lines)) // 2
+        line_top = top + (SHOWN * CELL - LINE * len(lines)) // 2
         for j, (text, size, colour) in enumerate(lines):
             place = (MARGIN, line_top + j * LINE + LINE // 2)
             draw.text(place, text, colour, ImageFont.load_default(size), anchor="lm")
         for digit, pictures in zip(DIGITS, row.pictures, strict=True):
-            for j, picture in enumerate(pictures):
+            for j, picture in enumerate(pictures[:SHOWN]):
                 place = (MARGIN + LABEL_WIDTH + digit * CELL, top + j * CELL)
                 sheet.paste(enlarged(picture, CELL), place)
     return sheet
 
 
-def draw_card(without: Row, guided_row: Row, digits: Sequence[int] = (2, 3, 8)) -> Image.Image:
+def draw_card(without: Row, guided_row: Row, digits: Sequence[int] = (1, 4, 8)) -> Image.Image:
     """The square picture for ComfyUI's template browser: some digits without, below them with."""
     cell, label = 168, 52
     side = len(digits) * cell + 8
