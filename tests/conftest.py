@@ -1,12 +1,14 @@
 """What all tests share: ComfyUI, and the nodes as ComfyUI loads them."""
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from engine import install, library
+from engine.server import Server, running_server
 
 
 class RootIsNoPackage:
@@ -39,3 +41,10 @@ def comfy_nodes() -> dict[str, type]:
 def pack(comfy_nodes: dict[str, type]) -> ModuleType:
     """This pack, as the module that ComfyUI has loaded."""
     return library.loaded_pack(install.comfyui_path())
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """A running ComfyUI server with this pack, for all tests that do not care how it began."""
+    with running_server() as running:
+        yield running

@@ -15,7 +15,6 @@ import argparse
 import copy
 import io
 import json
-import os
 import shutil
 import sys
 import time
@@ -212,8 +211,6 @@ def main(arguments: Sequence[str] | None = None) -> str | None:
         help=f"also renew {README_PICTURE.relative_to(ROOT)} and {CARD_PICTURE.relative_to(ROOT)}",
     )
     options = parser.parse_args(arguments)
-    # Models this small gain little from a second core, and lose much where it is a busy one.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
         print("Starting ComfyUI …", flush=True)
         with running_server() as server:

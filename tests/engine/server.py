@@ -160,6 +160,8 @@ def running_server(comfyui: Path | None = None, timeout: float = 180) -> Iterato
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                # Tiny models gain little from a second core, and lose much where it is a busy one.
+                env={"OMP_NUM_THREADS": "1", **os.environ},
                 start_new_session=True,  # Its own process group, to be stopped as a whole.
             )
         try:

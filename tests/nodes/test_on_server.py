@@ -4,15 +4,9 @@ import time
 
 import pytest
 
-from engine.server import Interrupted, running_server
+from engine.server import Interrupted
 
 pytestmark = pytest.mark.server
-
-
-@pytest.fixture(scope="module")
-def server():
-    with running_server() as server:
-        yield server
 
 
 def prompt(seed=1, steps=8, **guider):

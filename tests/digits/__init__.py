@@ -1,0 +1,7 @@
+"""Tiny real diffusion models of handwritten digits, for the tests and the demo.
+
+Everything here starts from scikit-learn's 1,797 handwritten digits. The commands:
+
+    make models    # digits.train
+    make card      # digits.evaluate
+"""

@@ -1,0 +1,69 @@
+"""The tiny models are what their card says: small, loadable, and trained well enough."""
+
+import logging
+from hashlib import sha256
+
+import numpy as np
+import pytest
+import torch
+
+from digits.classifier import held_out_accuracy, read_digits
+from digits.evaluate import ASSETS, FILES
+from digits.sampling import load_models, sample_digits
+from rig import call
+
+PER_DIGIT = 20
+
+
+@pytest.fixture(scope="module")
+def models(comfy_nodes):
+    return load_models(ASSETS)
+
+
+def share_read_right(model, vae):
+    pictures = sample_digits(model, vae, PER_DIGIT)
+    return np.mean(read_digits(pictures) == np.repeat(np.arange(10), PER_DIGIT))
+
+
+def test_files_are_small():
+    assert sum((ASSETS / name).stat().st_size for name in FILES) <= 20_000_000
+
+
+def test_card_describes_these_very_files():
+    card = (ASSETS / "README.md").read_text(encoding="utf-8")
+    for name in FILES:
+        assert sha256((ASSETS / name).read_bytes()).hexdigest() in card
+
+
+def test_loaders_find_every_weight(caplog, comfy_nodes):
+    """ComfyUI only logs what is missing or left over."""
+    with caplog.at_level(logging.DEBUG):
+        load_models(ASSETS)
+    for complaint in ("missing", "unexpected", "left over"):
+        lines = [line for line in caplog.messages if complaint in line.lower()]
+        assert [line for line in lines if not line.rstrip().endswith("[]")] == []
+
+
+def test_models_have_the_promised_shape(models):
+    assert len(models.main.model.diffusion_model.joint_blocks) == 4
+    assert len(models.weak.model.diffusion_model.joint_blocks) == 2
+    assert models.vae.latent_channels == 16
+    assert type(models.vae.first_stage_model).__name__ == "TAESD"
+
+
+def test_classifier_reads_real_digits():
+    assert held_out_accuracy() >= 0.97
+
+
+def test_main_model_alone_and_with_its_bad_version(models, comfy_nodes):
+    """The thresholds of the card's thousand pictures, with room for the chance in fewer."""
+    with torch.inference_mode():
+        patch = comfy_nodes["BadVersionPatch"]
+        (guided,) = call(patch, model=models.main, weak_model=models.weak, weak_scale=2.0)
+        alone, weak, pushed = (
+            share_read_right(model, models.vae) for model in (models.main, models.weak, guided)
+        )
+    assert alone >= 0.87
+    assert weak <= alone - 0.1
+    assert pushed >= 0.95
+    assert pushed > alone
