@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 ASSETS = Path(__file__).parents[1] / "assets"
 FILES = ("digits_main.safetensors", "digits_weak.safetensors", "digits_vae.safetensors")
-AUTOGUIDANCE_SCALES = (1.5, 2.0, 2.5, 3.0)
-CFG_SCALES = (2.0, 3.0)
+AUTOGUIDANCE_SCALES = (2.0, 2.5)
+CFG_SCALES = (2.0,)
 SHEET_SAMPLES = 2  # of each digit
 
 

@@ -42,7 +42,7 @@ def main() -> None:
 
     banks = encode_pictures(vae, copies=5, seed=1)
     recipes = {
-        "weak": Recipe(depth=2, steps=240, anneal_steps=30, batch=64, learning_rate=2e-3, seed=2),
+        "weak": Recipe(depth=2, steps=200, anneal_steps=30, batch=64, learning_rate=2e-3, seed=2),
         "main": Recipe(depth=4, steps=2700, anneal_steps=300, batch=64, learning_rate=1e-3, seed=3),
     }
     for name, recipe in recipes.items():
