@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import comfy.model_management
-import comfy.model_patcher
 import comfy.sample
 import comfy.samplers
 import torch
