@@ -1,0 +1,209 @@
+"""What makes a pass of a network worse: weakened attention, shuffled tokens, dropped activations.
+
+Pure functions. Queries, keys and values are ``[batch, heads, tokens, width]``; the tokens of the
+picture are ``span`` of them, in the order of ``grid``: frames, rows, columns. What else is in the
+sequence (text, reference pictures) is never weakened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+# Attention as the network computes it: queries, keys, values and an additive mask or None.
+Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+Grid = tuple[int, int, int]
+
+
+def identity_attention(
+    q: Tensor, k: Tensor, v: Tensor, span: slice, mask: Tensor | None, attend: Attend
+) -> Tensor:
+    """Attention in which a token of the picture sees no other one: perturbed attention.
+
+    Where picture and text share one sequence, it still sees the text. Without other tokens the
+    result is ``v``: the attention matrix of the picture is the identity (Ahn et al. 2024, arXiv
+    2403.17377, section 4).
+
+    Args:
+        q, k, v: of one length.
+        span: which tokens are the picture's.
+        mask: additive, broadcastable to ``[batch, heads, tokens, tokens]``.
+        attend: unweakened attention, for the tokens that are not the picture's.
+    """
+    others = _others(span, q.shape[2], q.device)
+    if len(others) == 0:
+        return v
+    out = torch.empty_like(v)
+    rows = torch.arange(span.start, span.stop, device=q.device)
+    out[:, :, others] = attend(q[:, :, others], k, v, _cut(mask, others, None))
+    scale = q.shape[-1] ** -0.5
+    picture_q, picture_k = q[:, :, span], k[:, :, span]
+    seen = picture_q @ k[:, :, others].transpose(-1, -2) * scale
+    itself = (picture_q * picture_k).sum(-1, keepdim=True) * scale
+    if mask is not None:
+        seen = seen + _cut(mask, rows, others)
+        itself = itself + _diagonal(mask, rows)
+    weights = torch.cat((itself, seen), dim=-1).float().softmax(-1).to(v.dtype)
+    out[:, :, span] = weights[..., :1] * v[:, :, span] + weights[..., 1:] @ v[:, :, others]
+    return out
+
+
+def blurred_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    span: slice,
+    grid: Grid,
+    strength: float,
+    mask: Tensor | None,
+    attend: Attend,
+) -> Tensor:
+    """Attention with queries blurred over the picture: smoothed energy guidance.
+
+    Blurring the queries blurs the attention weights before their softmax (Hong 2024, arXiv
+    2408.00760, section 4). The Gaussian has a standard deviation of ``s/(1 − s)/4`` sides of the
+    picture, in each frame; at ``strength`` 1 every query is the mean of its frame's.
+    """
+    frames, rows, columns = grid
+    batch, heads, _, width = q.shape
+    queries = q[:, :, span].reshape(batch, heads, frames, rows, columns, width)
+    for axis, side in ((3, rows), (4, columns)):
+        blur = gaussian_blur(side, strength).to(q)
+        queries = torch.movedim(torch.tensordot(blur, queries, ([1], [axis])), 0, axis)
+    blurred = q.clone()
+    blurred[:, :, span] = queries.reshape(batch, heads, -1, width)
+    return attend(blurred, k, v, mask)
+
+
+def gaussian_blur(side: int, strength: float) -> Tensor:
+    """Matrix ``[side, side]`` of a Gaussian blur whose weights add up to 1 at the borders too."""
+    if strength >= 1:
+        return torch.full((side, side), 1 / side)
+    sigma = max(side * strength / (1 - strength) / 4, 1e-3)
+    distance = torch.arange(side, dtype=torch.float32)
+    return (-0.5 * ((distance[:, None] - distance) / sigma) ** 2).softmax(-1)
+
+
+def windowed_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    span: slice,
+    grid: Grid,
+    strength: float,
+    mask: Tensor | None,
+    attend: Attend,
+) -> Tensor:
+    """Attention in which a token of the picture sees only its neighbourhood, in all frames.
+
+    The window is centred on the token and reaches ``(1 − strength)/2`` of the picture's rows and
+    columns to each side; at ``strength`` 1 a token sees its own place alone. A receptive field cut
+    to a sliding window is the weak model of Kaiser et al. 2024, arXiv 2411.10257. Picture tokens
+    are taken in strips of rows, so that no mask of the whole attention matrix is ever made.
+    """
+    frames, rows, columns = grid
+    reach_y, reach_x = (int((1 - strength) * side / 2) for side in (rows, columns))
+    others = _others(span, q.shape[2], q.device)
+    out = torch.empty_like(v)
+    if len(others):
+        out[:, :, others] = attend(q[:, :, others], k, v, _cut(mask, others, None))
+    place = torch.arange(frames * rows * columns, device=q.device).view(frames, rows, columns)
+    column = torch.arange(columns, device=q.device)
+    row = torch.arange(rows, device=q.device)
+    strip = max(1, reach_y)
+    for top in range(0, rows, strip):
+        bottom = min(rows, top + strip)
+        low, high = max(0, top - reach_y), min(rows, bottom + reach_y)
+        keys = span.start + place[:, low:high].reshape(-1)
+        near_y = (row[top:bottom, None] - row[low:high]).abs() <= reach_y
+        near_x = (column[:, None] - column).abs() <= reach_x
+        near = (near_y[:, None, :, None] & near_x[None, :, None, :]).flatten(2).flatten(0, 1)
+        hidden = torch.zeros(near.shape, dtype=q.dtype, device=q.device)
+        hidden.masked_fill_(~near, torch.finfo(q.dtype).min)
+        visible = torch.cat((hidden.repeat(1, frames), hidden.new_zeros(len(near), len(others))), 1)
+        keys = torch.cat((keys, others))
+        for frame in range(frames):
+            queries = span.start + place[frame, top:bottom].reshape(-1)
+            part = visible if mask is None else visible + _cut(mask, queries, keys)
+            out[:, :, queries] = attend(q[:, :, queries], k[:, :, keys], v[:, :, keys], part)
+    return out
+
+
+def shuffle_tokens(x: Tensor, span: slice, share: float, generator: torch.Generator) -> Tensor:
+    """Put a share of the picture's tokens in another order, the same for the whole batch.
+
+    A permutation keeps the norm and the statistics of the tokens (Rajabi et al. 2025, arXiv
+    2506.10036, section 3).
+
+    Args:
+        x: tokens ``[batch, tokens, width]``.
+        span: which of them are the picture's.
+        share: of these, how many change places among themselves, 0 to 1; two at least.
+        generator: of a CPU, so that one seed gives the same order on any device.
+    """
+    length = span.stop - span.start
+    count = min(length, max(2, round(share * length)))
+    chosen = span.start + torch.randperm(length, generator=generator)[:count]
+    order = torch.arange(x.shape[1])
+    # One cycle through all that were chosen, so that none stays where it was.
+    order[chosen] = chosen.roll(1)
+    return x[:, order.to(x.device)]
+
+
+def drop_activations(x: Tensor, rate: float, generator: torch.Generator) -> Tensor:
+    """Set a share of the activations to zero, and scale the others by ``1/(1 − rate)``.
+
+    The mask is one for the whole batch, so that a picture does not depend on what it is batched
+    with. Dropout is the corruption of Karras et al. 2024, arXiv 2406.02507, section 5.1.
+    """
+    kept = torch.empty(x.shape[1:], dtype=x.dtype, device=x.device)
+    kept.bernoulli_(1 - rate, generator=generator)
+    return x * kept.div_(1 - rate)
+
+
+def generator_for(device: torch.device | str, *of: object) -> torch.Generator:
+    """A generator that depends on nothing but what is passed, in this process and in the next."""
+    digest = hashlib.blake2b(repr(of).encode(), digest_size=8).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest, "big") >> 1)
+
+
+def additive_mask(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Turn an attention mask of any of ComfyUI's forms into an additive one of four dimensions."""
+    if mask is None:
+        return None
+    if mask.dtype == torch.bool:
+        mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(
+            ~mask, torch.finfo(dtype).min
+        )
+    while mask.ndim < 4:
+        # Two dimensions are queries and keys, three have the batch before them.
+        mask = mask.unsqueeze(0 if mask.ndim == 2 else 1)
+    return mask.to(dtype)
+
+
+def _others(span: slice, length: int, device: torch.device) -> Tensor:
+    places = torch.arange(length, device=device)
+    return torch.cat((places[: span.start], places[span.stop :]))
+
+
+def _cut(mask: Tensor | None, rows: Tensor | None, columns: Tensor | None) -> Tensor | None:
+    """Cut queries and keys out of a mask, along those of its dimensions that are no broadcast."""
+    if mask is None:
+        return None
+    if rows is not None and mask.shape[-2] > 1:
+        mask = mask.index_select(-2, rows)
+    if columns is not None and mask.shape[-1] > 1:
+        mask = mask.index_select(-1, columns)
+    return mask
+
+
+def _diagonal(mask: Tensor, rows: Tensor) -> Tensor:
+    """What the mask adds where a token sees itself, ``[…, tokens, 1]``."""
+    if mask.shape[-2] == 1:
+        return mask.index_select(-1, rows).transpose(-1, -2) if mask.shape[-1] > 1 else mask
+    if mask.shape[-1] == 1:
+        return mask.index_select(-2, rows)
+    return mask.diagonal(dim1=-2, dim2=-1).index_select(-1, rows).unsqueeze(-1)

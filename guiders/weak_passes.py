@@ -1,0 +1,564 @@
+"""Weak versions with the weights of the main model: a worse pass of the same network.
+
+Each is a clone of the model with one wrapper around every pass (``WrappersMP.APPLY_MODEL``). While
+the pass lasts, the wrapper stands in ComfyUI's patch points (replaced self-attention of a U-Net,
+replaced blocks of a transformer, the attention override), and where a network has no patch point
+around a block, in the block module's ``forward``. Nothing is left behind when the pass is over.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import comfy.ldm.modules.attention
+import torch
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor, nn
+
+from . import perturbations
+from .blocks import Block, Network, summary
+from .errors import GuidanceError, bad_input
+from .perturbations import Grid, generator_for
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
+WRAPPER_KEY = "bad_version_weak_pass"
+
+# What goes through a block: "img", and "txt" where text has a stream of its own.
+Streams = dict[str, Any]
+GoOn = Callable[[Streams], Streams]
+Visit = Callable[[Block, Streams, GoOn], Streams]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass of the network that is to be made worse.
+
+    Attributes:
+        network: as it runs.
+        latent: what goes in, ``[batch, channels, (frames,) height, width]``.
+        sigmas: its noise level, ``[batch]``.
+        options: ComfyUI's transformer options of this pass, to be changed at will.
+        undo: what is pushed here happens when the pass is over.
+        reached: blocks that have been made worse, in this pass or one before it.
+        one_stream: kinds of blocks that have been seen to return one tensor like their first.
+    """
+
+    network: Network
+    latent: Tensor
+    sigmas: Tensor
+    options: dict[str, Any]
+    undo: ExitStack
+    reached: set[Block]
+    one_stream: set[type[nn.Module]]
+
+    @property
+    def sigma(self) -> float:
+        """The noise level; asking for it waits for the device."""
+        return float(self.sigmas.max())
+
+    def replace(self, kind: str, key: tuple[Any, ...], patch: Callable[..., Any]) -> None:
+        """Stand in one of ComfyUI's ``patches_replace``."""
+        kinds = dict(self.options.get("patches_replace", {}))
+        kinds[kind] = {**kinds.get(kind, {}), key: patch}
+        self.options["patches_replace"] = kinds
+
+    def replacement(self, kind: str, *keys: tuple[Any, ...]) -> Callable[..., Any] | None:
+        """What stands there already, under the first of ``keys`` that is taken."""
+        there = self.options.get("patches_replace", {}).get(kind, {})
+        return next((there[key] for key in keys if key in there), None)
+
+    def detour(self, module: nn.Module, forward: Callable[..., Any]) -> None:
+        """Let ``forward`` stand in for a module's own until the pass is over."""
+        own = module.__dict__.get("forward")
+        module.forward = forward
+        if own is None:
+            self.undo.callback(delattr, module, "forward")
+        else:
+            self.undo.callback(setattr, module, "forward", own)
+
+
+def can_perturb_attention(network: Network) -> bool:
+    """Whether the running ComfyUI lets the attention of this kind of network be replaced."""
+    return network.is_unet or hasattr(comfy.ldm.modules.attention, "wrap_attn")
+
+
+def has_transformers(network: Network, block: Block) -> bool:
+    """Whether a block has self-attention over the picture's tokens."""
+    return bool(network.transformers(block)) if network.is_unet else block.path != ""
+
+
+def can_be_skipped(network: Network, block: Block) -> bool:
+    """Whether what comes out of a block is its input plus something."""
+    if not network.is_unet or block.part is not None:
+        return block.path != ""
+    return any(map(_is_residual, network.module_of(block)))
+
+
+def skip_blocks(node: str, model: ModelPatcher, *, blocks: Sequence[Block]) -> ModelPatcher:
+    """Leave blocks out: what goes in comes out.
+
+    Skip-layer guidance (Stable Diffusion 3.5) and spatiotemporal skip guidance (Hyung et al.
+    2024, arXiv 2411.18664). In a U-Net a block keeps what changes the size of the picture and the
+    number of its channels, and leaves out the residual branches and transformers.
+
+    Args:
+        node: display name of the artist's node, for messages.
+        model: untouched.
+        blocks: of its network.
+    """
+
+    def skip(run: Pass) -> None:
+        if run.network.is_unet:
+            for block in blocks:
+                _skip_in_unet(run, block)
+            return
+
+        def visit(block: Block, streams: Streams, go_on: GoOn) -> Streams:
+            run.reached.add(block)
+            return streams
+
+        around(node, run, blocks, visit)
+
+    return _weakened(node, model, blocks, skip)
+
+
+def perturb_attention(
+    node: str, model: ModelPatcher, *, mode: str, strength: float, blocks: Sequence[Block]
+) -> ModelPatcher:
+    """Weaken self-attention inside blocks.
+
+    Args:
+        node: display name of the artist's node, for messages.
+        model: untouched.
+        mode: ``identity`` (perturbed attention), ``blur`` (smoothed energy) or ``window`` (sliding
+            window); see :mod:`.perturbations` for each.
+        strength: above 0, up to 1.
+        blocks: of its network.
+    """
+
+    def perturb(run: Pass) -> None:
+        if run.network.is_unet:
+            _perturb_unet_attention(run, mode, strength, blocks)
+        else:
+            _perturb_joint_attention(node, run, mode, strength, blocks)
+
+    return _weakened(node, model, blocks, perturb)
+
+
+def shuffle_tokens(
+    node: str, model: ModelPatcher, *, share: float, seed: int, blocks: Sequence[Block]
+) -> ModelPatcher:
+    """Put a share of the picture's tokens in another order on their way into blocks.
+
+    Token perturbation guidance (Rajabi et al. 2025, arXiv 2506.10036). Each noise level and each
+    block has an order of its own, the same for the same seed.
+
+    Args:
+        node: display name of the artist's node, for messages.
+        model: untouched.
+        share: of the tokens that change places, above 0, up to 1.
+        seed: of the order.
+        blocks: of its network; of a U-Net's, the transformers in them.
+    """
+
+    def shuffle(run: Pass) -> None:
+        sigma = run.sigma
+
+        def shuffled(x: Tensor, span: slice, path: str) -> Tensor:
+            generator = generator_for("cpu", seed, sigma, path)
+            return perturbations.shuffle_tokens(x, span, share, generator)
+
+        def detoured(block: Block, transformer: Block) -> None:
+            module = run.network.module_of(transformer)
+            original = module.forward
+
+            def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+                run.reached.add(block)
+                whole = slice(0, x.shape[1])
+                return original(shuffled(x, whole, transformer.path), *args, **kwargs)
+
+            run.detour(module, forward)
+
+        if run.network.is_unet:
+            for block in blocks:
+                for transformer in run.network.transformers(block):
+                    detoured(block, transformer)
+            return
+        places = _Places(run)
+
+        def visit(block: Block, streams: Streams, go_on: GoOn) -> Streams:
+            x = streams["img"]
+            if x.shape[1] < math.prod(places.grid):
+                # Text on its own.
+                return go_on(streams)
+            run.reached.add(block)
+            span = places.span(x.shape[1], joint="txt" not in streams)
+            return go_on({**streams, "img": shuffled(x, span, block.path)})
+
+        places.around(node, run, blocks, visit)
+
+    return _weakened(node, model, blocks, shuffle)
+
+
+def drop_activations(
+    node: str, model: ModelPatcher, *, rate: float, seed: int, blocks: Sequence[Block]
+) -> ModelPatcher:
+    """Drop a share of the activations in front of every weight matrix inside blocks.
+
+    Dropout, the corruption of the autoguidance paper (Karras et al. 2024, arXiv 2406.02507, section
+    5.1). Each noise level has a mask of its own, the same for the same seed. What is not a sequence
+    of tokens or a feature map, such as the embedding of the noise level, is left alone.
+
+    Args:
+        node: display name of the artist's node, for messages.
+        model: untouched.
+        rate: share that is dropped, above 0, below 1.
+        seed: of the masks.
+        blocks: of its network.
+    """
+
+    def drop(run: Pass) -> None:
+        sigma = run.sigma
+
+        def before(
+            block: Block, path: str
+        ) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...] | None]:
+            def hook(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+                if not args or not isinstance(args[0], Tensor) or args[0].ndim < 3:
+                    return None
+                run.reached.add(block)
+                generator = generator_for(args[0].device, seed, sigma, path)
+                return (perturbations.drop_activations(args[0], rate, generator), *args[1:])
+
+            return hook
+
+        for block in blocks:
+            for name, module in run.network.module_of(block).named_modules():
+                if getattr(getattr(module, "weight", None), "ndim", 0) >= 2:
+                    hook = before(block, f"{block.path}.{name}")
+                    run.undo.callback(module.register_forward_pre_hook(hook).remove)
+
+    return _weakened(node, model, blocks, drop)
+
+
+def _weakened(
+    node: str,
+    model: ModelPatcher,
+    blocks: Sequence[Block],
+    change: Callable[[Pass], None],
+) -> ModelPatcher:
+    """Return a clone of ``model`` with ``change`` made to each of its passes."""
+    reached: set[Block] = set()
+    one_stream: set[type[nn.Module]] = set()
+    network: Network | None = None
+    passes = 0
+
+    def apply_model(
+        executor: Any,
+        x: Tensor,
+        t: Tensor,
+        c_concat: Any = None,
+        c_crossattn: Any = None,
+        control: Any = None,
+        transformer_options: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        nonlocal network, passes
+        module = executor.class_obj.diffusion_model
+        if network is None or network.module is not module:
+            network = Network(module)
+        options = dict(transformer_options or {})
+        with ExitStack() as undo:
+            change(Pass(network, x, t, options, undo, reached, one_stream))
+            denoised = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+        passes += 1
+        # Only the first pass tells: others may rightly be cut short, by a cache of blocks, say.
+        if passes == 1:
+            _report_missed(node, network, blocks, reached)
+        return denoised
+
+    weakened = model.clone()
+    weakened.add_wrapper_with_key(WrappersMP.APPLY_MODEL, WRAPPER_KEY, apply_model)
+    return weakened
+
+
+def _report_missed(
+    node: str, network: Network, blocks: Sequence[Block], reached: set[Block]
+) -> None:
+    """Say which blocks were left as they are; that all of them were is an error."""
+    missed = summary(block for block in blocks if block not in reached)
+    model = type(network.module).__name__
+    if not reached:
+        raise bad_input(
+            node,
+            "blocks",
+            f"{missed}, on which it has no effect in this model ({model})",
+            "other blocks, or another kind of weakening",
+        )
+    if missed:
+        logging.warning("%s: no effect on %s of this model (%s).", node, missed, model)
+
+
+def around(node: str, run: Pass, blocks: Sequence[Block], visit: Visit) -> None:
+    """Call ``visit`` in place of each block of a transformer, while the pass lasts.
+
+    ComfyUI's patch point around the block is used where the network has one; where it has none,
+    nothing calls what stands there, and the block module's own ``forward`` is taken.
+    """
+    inside: set[Block] = set()
+
+    @contextmanager
+    def entered(block: Block) -> Iterator[None]:
+        inside.add(block)
+        try:
+            yield
+        finally:
+            inside.discard(block)
+
+    def at_point(block: Block, there: Callable[..., Streams] | None) -> Callable[..., Streams]:
+        def patch(args: Streams, extra: dict[str, Any]) -> Streams:
+            def go_on(streams: Streams) -> Streams:
+                return there(streams, extra) if there else extra["original_block"](streams)
+
+            with entered(block):
+                return visit(block, args, go_on)
+
+        return patch
+
+    def at_module(block: Block, module: nn.Module) -> Callable[..., Any]:
+        original = module.forward
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            if block in inside:
+                return original(*args, **kwargs)
+            name = None if args else next(iter(kwargs))
+            x = args[0] if args else kwargs[name]
+            if type(module) not in run.one_stream:
+                _require_one_stream(node, module, original, x, args, kwargs)
+                run.one_stream.add(type(module))
+
+            def go_on(streams: Streams) -> Streams:
+                if name is None:
+                    return {"img": original(streams["img"], *args[1:], **kwargs)}
+                return {"img": original(**{**kwargs, name: streams["img"]})}
+
+            with entered(block):
+                return visit(block, {"img": x}, go_on)["img"]
+
+        return forward
+
+    for block in blocks:
+        if block.point is not None:
+            run.replace("dit", block.point, at_point(block, run.replacement("dit", block.point)))
+        module = run.network.module_of(block)
+        run.detour(module, at_module(block, module))
+
+
+def _require_one_stream(
+    node: str,
+    module: nn.Module,
+    forward: Callable[..., Any],
+    x: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> None:
+    """Find out by one call whether a block can be treated as a function of one sequence."""
+    if isinstance(x, Tensor):
+        # A copy, since blocks may work in place.
+        copied = (x.clone(), *args[1:]) if args else ()
+        named = kwargs if args else {k: v.clone() if v is x else v for k, v in kwargs.items()}
+        out = forward(*copied, **named)
+        if isinstance(out, Tensor) and out.shape == x.shape:
+            return
+    raise GuidanceError(
+        f"{node}: the blocks of this model ({type(module).__name__}) pass on more than one "
+        "sequence, and this ComfyUI offers no place to stand in for them. Weaken the model's "
+        "weights or its activations instead."
+    )
+
+
+class _Places:
+    """Where the picture's tokens are in the sequences of one pass of a transformer."""
+
+    def __init__(self, run: Pass) -> None:
+        self._main = run.network.groups.get(run.network.main, [])
+        self.grid = token_grid(run.network.module, run.latent)
+        # Where the picture comes first in a joint sequence, ComfyUI's blocks say so.
+        self._picture_first = any(
+            getattr(run.network.module_of(block), "flipped_img_txt", False) for block in self._main
+        )
+        # Length of the picture's stream: padded in some networks, longer with reference pictures.
+        padding = getattr(run.network.module, "pad_tokens_multiple", None) or 1
+        self._stream = math.ceil(math.prod(self.grid) / padding) * padding
+
+    def around(self, node: str, run: Pass, blocks: Sequence[Block], visit: Visit) -> None:
+        """:func:`around`, that also notes how long the picture's stream is apart from the text."""
+
+        def noting(block: Block, streams: Streams, go_on: GoOn) -> Streams:
+            if "txt" in streams:
+                self._stream = streams["img"].shape[1]
+            return visit(block, streams, go_on) if block in chosen else go_on(streams)
+
+        chosen = set(blocks)
+        # Blocks of one stream follow those of two, of which one is enough to know.
+        noted = self._main[:1] if any(b.group == "single" for b in blocks) else []
+        around(node, run, [*blocks, *(b for b in noted if b not in chosen)], noting)
+
+    def span(self, length: int, joint: bool) -> slice:
+        """The picture's tokens in a sequence of ``length``, joint with text or not."""
+        start = 0 if not joint or self._picture_first else max(0, length - self._stream)
+        return slice(start, min(length, start + math.prod(self.grid)))
+
+
+def token_grid(network: nn.Module, latent: Tensor) -> Grid:
+    """Frames, rows and columns into which a transformer cuts a latent."""
+    patch = getattr(network, "patch_size", None) or 1
+    sizes = tuple(patch) if isinstance(patch, Sequence) else (patch, patch)
+    sizes = (1,) * (3 - len(sizes)) + sizes
+    shape = latent.shape[2:] if latent.ndim == 5 else (1, *latent.shape[2:])
+    frames, rows, columns = (math.ceil(n / size) for n, size in zip(shape, sizes, strict=True))
+    return frames, rows, columns
+
+
+def _skip_in_unet(run: Pass, block: Block) -> None:
+    """Leave out the residual branches and transformers of a U-Net's block, or one transformer."""
+    module = run.network.module_of(block)
+    for layer in [module] if block.part is not None else filter(_is_residual, module):
+        run.detour(layer, _without_branch(run, layer, block))
+
+
+def _is_residual(layer: nn.Module) -> bool:
+    return hasattr(layer, "skip_connection") or hasattr(layer, "transformer_blocks")
+
+
+def _without_branch(run: Pass, layer: nn.Module, block: Block) -> Callable[..., Tensor]:
+    def forward(x: Tensor, *_: Any, **__: Any) -> Tensor:
+        run.reached.add(block)
+        if getattr(layer, "updown", False):
+            x = layer.x_upd(x)
+        return layer.skip_connection(x) if hasattr(layer, "skip_connection") else x
+
+    return forward
+
+
+def _perturb_unet_attention(run: Pass, mode: str, strength: float, blocks: Sequence[Block]) -> None:
+    """Stand in for the self-attention of transformers inside a U-Net."""
+
+    def replaced(block: Block) -> Callable[..., Tensor]:
+        def attention(q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any], *_: Any) -> Tensor:
+            run.reached.add(block)
+            heads, (rows, columns) = extra["n_heads"], extra["activations_shape"][-2:]
+            # SD1.5's attention wants more precision than the weights have on some devices.
+            options = {"attn_precision": extra.get("attn_precision")}
+            if hasattr(comfy.ldm.modules.attention, "wrap_attn"):
+                options["transformer_options"] = extra
+            attend = _attend(comfy.ldm.modules.attention.optimized_attention_masked, heads, options)
+            q, k, v = (_by_head(t, heads) for t in (q, k, v))
+            grid = (q.shape[2] // (rows * columns), rows, columns)
+            if k.shape != q.shape or math.prod(grid) != q.shape[2]:
+                # Another node has put more into keys and values than the picture's own tokens.
+                return _joined(attend(q, k, v, None))
+            return _joined(
+                _perturbed(q, k, v, slice(0, q.shape[2]), grid, mode, strength, None, attend)
+            )
+
+        return attention
+
+    for block in blocks:
+        for transformer in run.network.transformers(block):
+            key = (transformer.group, transformer.index, transformer.part)
+            run.replace("attn1", key, replaced(block))
+
+
+def _perturb_joint_attention(
+    node: str,
+    run: Pass,
+    mode: str,
+    strength: float,
+    blocks: Sequence[Block],
+) -> None:
+    """Stand in for self-attention over the picture's tokens inside blocks of a transformer."""
+    places = _Places(run)
+    current: list[tuple[Block, Streams]] = []
+    there = run.options.get("optimized_attention_override")
+
+    def visit(block: Block, streams: Streams, go_on: GoOn) -> Streams:
+        current.append((block, streams))
+        try:
+            return go_on(streams)
+        finally:
+            current.pop()
+
+    def override(
+        function: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        def unweakened(*args: Any, **kwargs: Any) -> Tensor:
+            return there(function, *args, **kwargs) if there else function(*args, **kwargs)
+
+        by_head = kwargs.get("skip_reshape", False)
+        length = q.shape[2 if by_head else 1]
+        if not current or k.shape != q.shape or length < math.prod(places.grid):
+            return unweakened(q, k, v, *args, **kwargs)
+        block, streams = current[-1]
+        run.reached.add(block)
+        named = {**dict(zip(("heads", "mask", "attn_precision"), args, strict=False)), **kwargs}
+        heads, mask = named.pop("heads"), named.pop("mask", None)
+        joined = not named.pop("skip_output_reshape", False)
+        named.pop("skip_reshape", None)
+        attend = _attend(unweakened, heads, named)
+        if not by_head:
+            q, k, v = (_by_head(t, heads) for t in (q, k, v))
+        span = places.span(length, joint="txt" not in streams or length != streams["img"].shape[1])
+        mask = perturbations.additive_mask(mask, q.dtype)
+        out = _perturbed(q, k, v, span, places.grid, mode, strength, mask, attend)
+        return _joined(out) if joined else out
+
+    run.options["optimized_attention_override"] = override
+    places.around(node, run, blocks, visit)
+
+
+def _perturbed(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    span: slice,
+    grid: Grid,
+    mode: str,
+    strength: float,
+    mask: Tensor | None,
+    attend: perturbations.Attend,
+) -> Tensor:
+    if mode == "blur":
+        return perturbations.blurred_attention(q, k, v, span, grid, strength, mask, attend)
+    if mode == "window":
+        return perturbations.windowed_attention(q, k, v, span, grid, strength, mask, attend)
+    identity = perturbations.identity_attention(q, k, v, span, mask, attend)
+    return identity if strength >= 1 else torch.lerp(attend(q, k, v, mask), identity, strength)
+
+
+def _attend(
+    function: Callable[..., Tensor], heads: int, options: Mapping[str, Any]
+) -> perturbations.Attend:
+    """ComfyUI's attention as a function of tensors ``[batch, heads, tokens, width]``."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        out = function(q, k, v, heads, mask=mask, skip_reshape=True, **options)
+        return _by_head(out, heads)
+
+    return attend
+
+
+def _by_head(x: Tensor, heads: int) -> Tensor:
+    # Some networks hand over values that are cut into heads already.
+    return x.reshape(*x.shape[:2], heads, -1).transpose(1, 2)
+
+
+def _joined(x: Tensor) -> Tensor:
+    return x.transpose(1, 2).flatten(2)
