@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from .nodes.guidance import NODES
+from .nodes import guidance, weaken
 
 WEB_DIRECTORY = "./web"
+
+NODES: list[type[io.ComfyNode]] = [*guidance.NODES, *weaken.NODES]
 
 __all__ = ["WEB_DIRECTORY", "comfy_entrypoint"]
 

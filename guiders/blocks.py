@@ -21,9 +21,8 @@ if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
 _ITEM = re.compile(
-    r"(?P<name>[a-z][a-z_]*)?\s*(?:(?P<first>\d+)(?:\s*-\s*(?P<last>\d+))?)?"
-    r"(?:\.(?P<part>\d+)(?:\s*-\s*(?P<last_part>\d+))?)?",
-    re.IGNORECASE,
+    r"(?P<name>[a-z]+(?:[_\s]+[a-z]+)*)?\s*(?:(?P<first>\d{1,6})(?:\s*-\s*(?P<last>\d{1,6}))?)?"
+    r"(?:\s*\.\s*(?P<part>\d{1,6})(?:\s*-\s*(?P<last_part>\d{1,6}))?)?"
 )
 
 # The lists that most of a transformer's depth may sit in, by their name without "_blocks".
@@ -97,7 +96,8 @@ class Network:
         return [
             Block(block.group, block.index, f"{block.path}.{name}", int(name.rsplit(".", 1)[1]))
             for name, module in self.module_of(block).named_modules()
-            if hasattr(module, "attn1")
+            # A video model's other ones, which mix its frames, go by the name "time_stack".
+            if hasattr(module, "attn1") and name.split(".")[-2:-1] == ["transformer_blocks"]
         ]
 
     def weight_keys(self, model: ModelPatcher, blocks: Iterable[Block]) -> list[str]:
@@ -127,22 +127,27 @@ class Network:
         return groups
 
     def _transformer_groups(self) -> dict[str, list[Block]]:
-        lists = {
-            attribute: child
-            for attribute, child in self.module.named_children()
-            if isinstance(child, nn.ModuleList | nn.ModuleDict) and _are_blocks(child)
-        }
-        lengths = {_group_name(attribute): len(child) for attribute, child in lists.items()}
+        paths = [
+            path
+            for path, module in self.module.named_modules()
+            if isinstance(module, nn.ModuleList | nn.ModuleDict) and _are_blocks(module)
+        ]
+        # Lists inside of blocks are parts of these, not blocks.
+        outermost = min((path.count(".") for path in paths), default=0)
+        lists: dict[str, str] = {}
+        for path in (path for path in paths if path.count(".") == outermost):
+            name = _group_name(path.rsplit(".", 1)[-1])
+            lists[path.lower() if name in lists else name] = path
+        lengths = {group: len(self.module.get_submodule(path)) for group, path in lists.items()}
         known = [name for name in _MAIN_GROUPS if name in lengths]
         self.main = known[0] if known else max(lengths, key=lengths.__getitem__, default="")
         points = {self.main: "double_block", "single": "single_block"}
         groups: dict[str, list[Block]] = {}
-        for attribute, child in lists.items():
-            group = _group_name(attribute)
+        for group, path in lists.items():
             point = points.get(group)
             groups[group] = [
-                Block(group, i, f"{attribute}.{name}", point=None if point is None else (point, i))
-                for i, (name, _) in enumerate(child.named_children())
+                Block(group, i, f"{path}.{name}", point=None if point is None else (point, i))
+                for i, (name, _) in enumerate(self.module.get_submodule(path).named_children())
             ]
         return groups
 
@@ -200,14 +205,14 @@ class _Reader:
 
     def read(self, item: str, auto: Iterable[Block]) -> list[Block]:
         item = item.strip()
-        match = _ITEM.fullmatch(item)
         if not item:
             return []
+        match = _ITEM.fullmatch(item.lower())
         if match is None:
             raise self.error(f"'{item}'")
-        name = (match["name"] or "").lower()
+        name = re.sub(r"\s+", "_", match["name"] or "")
         if name in ("auto", "all"):
-            if match["first"] is not None:
+            if match["first"] is not None or match["part"] is not None:
                 raise self.error(f"'{item}'")
             return list(auto) if name == "auto" else self._fitting(self._network.blocks, item)
         pool = self._pool(name, item)
@@ -216,10 +221,9 @@ class _Reader:
         if match["part"] is not None:
             pool = [
                 part
-                for block in pool
-                for part in self._cut(
-                    self._network.transformers(block), match["part"], match["last_part"], item
-                )
+                for transformers in map(self._network.transformers, pool)
+                if transformers
+                for part in self._cut(transformers, match["part"], match["last_part"], item)
             ]
         return self._fitting(pool, item)
 
@@ -281,7 +285,7 @@ def summary(blocks: Iterable[Block]) -> str:
 
 def _group_name(attribute: str) -> str:
     """What an artist calls a list of modules: ``double`` for ``double_blocks``."""
-    name = re.sub(r"(_stream)?_(block|layer)s?$", "", attribute)
+    name = re.sub(r"(_stream)?_(block|layer)s?$", "", attribute.lower())
     return name.rstrip("s") if name in ("blocks", "layers") else name
 
 

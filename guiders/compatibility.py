@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from comfy.context_windows import ContextHandlerABC
 
 from .errors import bad_input
 
@@ -20,6 +22,9 @@ _SAMPLER_SIDE = {
     "sampler_post_cfg_function",
     "disable_cfg1_optimization",
     "outer_sample",
+    "prepare_sampling",
+    "sampler_sample",
+    "predict_noise",
 }
 
 
@@ -124,20 +129,26 @@ def set_up_alike(main: ModelPatcher, weak: ModelPatcher) -> bool:
         and _alike(_model_side(main.model_options), _model_side(weak.model_options))
         and _alike(_without_empty(main.injections), _without_empty(weak.injections))
         and _alike(_model_side(main.wrappers), _model_side(weak.wrappers))
-        and main.hook_patches.keys() == weak.hook_patches.keys()
+        and _own_hooks(main) == _own_hooks(weak)
     )
 
 
 def weights_alike(a: ModelPatcher, b: ModelPatcher) -> bool:
     """Whether two loaded models hold the same numbers in every parameter and buffer.
 
-    Stops at the first difference. Partly offloaded models, whose patches are applied on the fly,
-    count as different.
+    Stops at the first difference. Models that are partly offloaded or loaded dynamically, whose
+    patches are applied on the fly, count as different.
     """
-    if a.model.model_lowvram or b.model.model_lowvram:
+    if any(m.model.model_lowvram or loads_dynamically(m) for m in (a, b)):
         return False
     mine, theirs = a.model.state_dict(), b.model.state_dict()
     return mine.keys() == theirs.keys() and all(same_numbers(mine[k], theirs[k]) for k in mine)
+
+
+def loads_dynamically(patcher: ModelPatcher) -> bool:
+    """Whether ComfyUI fetches weights as they are needed; only newer releases do so."""
+    is_dynamic = getattr(patcher, "is_dynamic", None)
+    return is_dynamic is not None and is_dynamic()
 
 
 def same_numbers(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -161,6 +172,12 @@ def _without_empty(options: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in kept.items() if not (isinstance(v, dict | list) and len(v) == 0)}
 
 
+def _own_hooks(patcher: ModelPatcher) -> set[Any]:
+    """Hooks that were put on a patcher, without those of the conditionings of a run."""
+    backup = patcher.hook_patches_backup
+    return set(patcher.hook_patches if backup is None else backup)
+
+
 def _alike(a: Any, b: Any) -> bool:
     if a is b:
         return True
@@ -172,4 +189,8 @@ def _alike(a: Any, b: Any) -> bool:
         return same_numbers(a, b)
     if isinstance(a, Sequence) and not isinstance(a, str):
         return len(a) == len(b) and all(map(_alike, a, b))
+    if is_dataclass(a):
+        return all(_alike(getattr(a, f.name), getattr(b, f.name)) for f in fields(a))
+    if isinstance(a, ContextHandlerABC):
+        return _alike(vars(a), vars(b))
     return isinstance(a, str | int | float | torch.dtype | torch.device) and a == b

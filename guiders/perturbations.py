@@ -39,14 +39,15 @@ def identity_attention(
     out = torch.empty_like(v)
     rows = torch.arange(span.start, span.stop, device=q.device)
     out[:, :, others] = attend(q[:, :, others], k, v, _cut(mask, others, None))
-    scale = q.shape[-1] ** -0.5
-    picture_q, picture_k = q[:, :, span], k[:, :, span]
-    seen = picture_q @ k[:, :, others].transpose(-1, -2) * scale
-    itself = (picture_q * picture_k).sum(-1, keepdim=True) * scale
+    # Scaled first, since products of long vectors are more than half precision holds.
+    picture = q[:, :, span] * q.shape[-1] ** -0.5
+    seen = picture @ k[:, :, others].transpose(-1, -2)
+    itself = (picture * k[:, :, span]).sum(-1, keepdim=True)
     if mask is not None:
         seen = seen + _cut(mask, rows, others)
         itself = itself + _diagonal(mask, rows)
-    weights = torch.cat((itself, seen), dim=-1).float().softmax(-1).to(v.dtype)
+    precise = torch.promote_types(v.dtype, torch.float32)
+    weights = torch.cat((itself, seen), dim=-1).softmax(-1, dtype=precise).to(v.dtype)
     out[:, :, span] = weights[..., :1] * v[:, :, span] + weights[..., 1:] @ v[:, :, others]
     return out
 
@@ -81,9 +82,9 @@ def blurred_attention(
 def gaussian_blur(side: int, strength: float) -> Tensor:
     """Matrix ``[side, side]`` of a Gaussian blur whose weights add up to 1 at the borders too."""
     if strength >= 1:
-        return torch.full((side, side), 1 / side)
+        return torch.full((side, side), 1 / side, dtype=torch.float64)
     sigma = max(side * strength / (1 - strength) / 4, 1e-3)
-    distance = torch.arange(side, dtype=torch.float32)
+    distance = torch.arange(side, dtype=torch.float64)
     return (-0.5 * ((distance[:, None] - distance) / sigma) ** 2).softmax(-1)
 
 

@@ -8,9 +8,12 @@ between runs, and nothing that ComfyUI clones holds state.
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import comfy.hooks
+import comfy.model_patcher
 import comfy.patcher_extension
 import comfy.samplers
 import torch
@@ -29,7 +32,12 @@ if TYPE_CHECKING:
 # A conditioning as nodes pass it on: pairs of a text embedding and a dictionary.
 Conditioning = list[list[Any]]
 
+# From the arguments of ComfyUI's batch function to one prediction per conditioning.
+BatchFunction = Callable[[dict[str, Any]], list["Tensor"]]
+
 WRAPPER_KEY = "bad_version"
+
+_BATCH_FUNCTION = "sampler_calc_cond_batch_function"
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,11 @@ def with_weak_leg(model: ModelPatcher, leg: WeakLeg) -> ModelPatcher:
         GuidanceError: where the two models do not fit together.
     """
     check_pair(leg.node, model, leg.weak_model)
+    if leg.weak_model is model and leg.weak_positive is not None:
+        # The bad version is the model itself, but without the guidance of patches before this.
+        itself = model.clone()
+        itself.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER_KEY)
+        leg = replace(leg, weak_model=itself)
     if leg.weak_model.get_wrappers(WrappersMP.OUTER_SAMPLE, WRAPPER_KEY):
         raise bad_input(
             leg.node,
@@ -125,6 +138,29 @@ def require_difference(leg: WeakLeg, main: ModelPatcher) -> None:
         )
 
 
+@dataclass(frozen=True)
+class _JoinedBatch:
+    """Function of a run that predicts for its conditionings, and for those of a leg with them.
+
+    Attributes:
+        predict: is given the function's arguments, ``conds`` and what predicts for all of them.
+        conds: what the leg's bad version sees.
+        others: the function that stood there before: of another such leg.
+    """
+
+    predict: Callable[[dict[str, Any], InnerConditioning, BatchFunction], list[Tensor]]
+    conds: InnerConditioning
+    others: BatchFunction | None
+
+    def __call__(self, args: dict[str, Any]) -> list[Tensor]:
+        return self.predict(args, self.conds, self.others or _predict_batch)
+
+
+def _predict_batch(args: dict[str, Any]) -> list[Tensor]:
+    names = ("model", "conds", "input", "sigma", "model_options")
+    return comfy.samplers.calc_cond_batch(*(args[name] for name in names))
+
+
 class _LegRun:
     """One leg during one sampling run of ``guider``."""
 
@@ -146,9 +182,14 @@ class _LegRun:
         """Go on with the run, this leg being on, and return its latent."""
 
         def main_run() -> Tensor:
-            self._require_other_weights()
-            self._hang_into(self._guider.model_options)
-            return executor(*args, **kwargs)
+            options = self._guider.model_options
+            # A copy, because a wrapper around this one may go on with the run more than once.
+            self._guider.model_options = comfy.model_patcher.create_model_options_clone(options)
+            try:
+                self._hang_into(self._guider.model_options)
+                return executor(*args, **kwargs)
+            finally:
+                self._guider.model_options = options
 
         try:
             latent = self._weak_run.around(main_run, args, kwargs)
@@ -171,29 +212,73 @@ class _LegRun:
         )
 
     def _hang_into(self, options: dict[str, Any]) -> None:
-        """Add the push to the options that ComfyUI has made for this run alone."""
+        """Add the push, and what it needs, to the options of this run alone."""
+        models = self._weak_run.models_to_load
+        if models:
+            loaded_along = comfy.hooks.AdditionalModelsHook(models, key=WRAPPER_KEY)
+            registered = options.get("registered_hooks")
+            options["registered_hooks"] = comfy.hooks.HookGroup()
+            for hook in [*(registered.hooks if registered is not None else ()), loaded_along]:
+                options["registered_hooks"].add(hook)
         if "context_handler" in options:
             self._weak_run.use_context_windows(options["context_handler"])
         others = options.get("sampler_post_cfg_function", [])
         options["sampler_post_cfg_function"] = [lambda args: self._guide(args), *others]
-        comfy.patcher_extension.add_wrapper_with_key(
-            WrappersMP.PREDICT_NOISE, WRAPPER_KEY, self._rehearse, options, is_model_options=True
-        )
+        if not self._join_batches(options):
+            comfy.patcher_extension.add_wrapper_with_key(
+                WrappersMP.PREDICT_NOISE,
+                WRAPPER_KEY,
+                self._rehearse,
+                options,
+                is_model_options=True,
+            )
+
+    def _join_batches(self, options: dict[str, Any]) -> bool:
+        """Let the main model predict for the weak leg too, if only the conditioning differs.
+
+        ComfyUI then puts the leg's conditioning into one batch with the run's own, where they fit.
+        Guiders that do not ask this function for their predictions leave the leg its own pass.
+        """
+        conds = self._weak_run.conditioning_for_main()
+        others = options.get(_BATCH_FUNCTION)
+        if (
+            self._leg.weak_positive is None
+            or conds is None
+            or not set_up_alike(self._main, self._weak)
+            # Those of other packs may count on a positive and a negative conditioning only.
+            or not (others is None or isinstance(others, _JoinedBatch))
+        ):
+            return False
+        options[_BATCH_FUNCTION] = _JoinedBatch(self._predict_along, conds, others)
+        return True
+
+    def _predict_along(
+        self, args: dict[str, Any], conds: InnerConditioning, others: BatchFunction
+    ) -> list[Tensor]:
+        """Predict for the leg's ``conds`` together with the run's own; keep the leg's apart."""
+        try:
+            *own, R = others({**args, "conds": [*args["conds"], conds]})
+        except TOLD_ELSEWHERE:
+            raise
+        except Exception as error:
+            if self._calls:
+                raise
+            others(args)  # Raises where the run's own conditionings are at fault.
+            raise self._cannot_take_conditioning() from error
+        self._ahead = args["input"], args["sigma"], self._checked(R, args["sigma"])
+        return own
 
     def _rehearse(
         self, executor: Any, x: Tensor, timestep: Tensor, *args: Any, **kwargs: Any
     ) -> Tensor:
         """Let the weak model make its first prediction before the main one makes any.
 
-        A conditioning that it cannot take is reported before an artist has waited for a step.
+        A conditioning that it cannot take is reported before an artist has waited for a step, and
+        so are weights that are the main model's, which are in place by now.
         """
         if self._calls == 0:
-            try:
-                self._ahead = x, timestep, self._predict(x, timestep)
-            except TOLD_ELSEWHERE:
-                raise
-            except Exception as error:
-                raise self._cannot_take_conditioning() from error
+            self._require_other_weights()
+            self._ahead = x, timestep, self._predict(x, timestep)
         return executor(x, timestep, *args, **kwargs)
 
     def _guide(self, args: dict[str, Any]) -> Tensor:
@@ -208,8 +293,19 @@ class _LegRun:
         return formulas.add_leg(args["denoised"], C, R, self._leg.scale)
 
     def _predict(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """The weak model's prediction, in a pass of its own."""
+        try:
+            R = self._weak_run.predict(x, sigma)
+        except TOLD_ELSEWHERE:
+            raise
+        except Exception as error:
+            if self._calls:
+                raise
+            raise self._cannot_take_conditioning() from error
+        return self._checked(R, sigma)
+
+    def _checked(self, R: Tensor, sigma: Tensor) -> Tensor:
         self._calls += 1
-        R = self._weak_run.predict(x, sigma)
         if not torch.isfinite(R).all():
             raise GuidanceError(
                 f"{self._leg.node}, input 'weak_model': the prediction of {name_of(self._weak)} "

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from . import perturbations
 from .blocks import Block, Network, summary
-from .errors import GuidanceError, bad_input
+from .errors import bad_input
 from .perturbations import Grid, generator_for
 
 if TYPE_CHECKING:
@@ -91,7 +91,10 @@ def can_perturb_attention(network: Network) -> bool:
 
 def has_transformers(network: Network, block: Block) -> bool:
     """Whether a block has self-attention over the picture's tokens."""
-    return bool(network.transformers(block)) if network.is_unet else block.path != ""
+    if network.is_unet:
+        return bool(network.transformers(block))
+    # Lumina and its kin refine the text on its own, in blocks like all others.
+    return block.path != "" and not block.group.startswith("context")
 
 
 def can_be_skipped(network: Network, block: Block) -> bool:
@@ -124,7 +127,7 @@ def skip_blocks(node: str, model: ModelPatcher, *, blocks: Sequence[Block]) -> M
             run.reached.add(block)
             return streams
 
-        around(node, run, blocks, visit)
+        _around(node, run, blocks, visit)
 
     return _weakened(node, model, blocks, skip)
 
@@ -147,7 +150,7 @@ def perturb_attention(
         if run.network.is_unet:
             _perturb_unet_attention(run, mode, strength, blocks)
         else:
-            _perturb_joint_attention(node, run, mode, strength, blocks)
+            _perturb_joint_attention(run, mode, strength, blocks)
 
     return _weakened(node, model, blocks, perturb)
 
@@ -195,14 +198,14 @@ def shuffle_tokens(
 
         def visit(block: Block, streams: Streams, go_on: GoOn) -> Streams:
             x = streams["img"]
-            if x.shape[1] < math.prod(places.grid):
-                # Text on its own.
+            span = places.span(x.shape[1]) if x.ndim == 3 else None
+            if span is None:
                 return go_on(streams)
             run.reached.add(block)
-            span = places.span(x.shape[1], joint="txt" not in streams)
             return go_on({**streams, "img": shuffled(x, span, block.path)})
 
-        places.around(node, run, blocks, visit)
+        _around(node, run, blocks, visit)
+        places.watch(run)
 
     return _weakened(node, model, blocks, shuffle)
 
@@ -231,11 +234,12 @@ def drop_activations(
             block: Block, path: str
         ) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...] | None]:
             def hook(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-                if not args or not isinstance(args[0], Tensor) or args[0].ndim < 3:
+                x = args[0] if args else None
+                if not isinstance(x, Tensor) or x.ndim < 3 or not x.is_floating_point():
                     return None
                 run.reached.add(block)
-                generator = generator_for(args[0].device, seed, sigma, path)
-                return (perturbations.drop_activations(args[0], rate, generator), *args[1:])
+                generator = generator_for(x.device, seed, sigma, path)
+                return (perturbations.drop_activations(x, rate, generator), *args[1:])
 
             return hook
 
@@ -300,13 +304,13 @@ def _report_missed(
             node,
             "blocks",
             f"{missed}, on which it has no effect in this model ({model})",
-            "other blocks, or another kind of weakening",
+            "other blocks, none of which another node skips, or another kind of weakening",
         )
     if missed:
         logging.warning("%s: no effect on %s of this model (%s).", node, missed, model)
 
 
-def around(node: str, run: Pass, blocks: Sequence[Block], visit: Visit) -> None:
+def _around(node: str, run: Pass, blocks: Sequence[Block], visit: Visit) -> None:
     """Call ``visit`` in place of each block of a transformer, while the pass lasts.
 
     ComfyUI's patch point around the block is used where the network has one; where it has none,
@@ -377,10 +381,12 @@ def _require_one_stream(
         out = forward(*copied, **named)
         if isinstance(out, Tensor) and out.shape == x.shape:
             return
-    raise GuidanceError(
-        f"{node}: the blocks of this model ({type(module).__name__}) pass on more than one "
-        "sequence, and this ComfyUI offers no place to stand in for them. Weaken the model's "
-        "weights or its activations instead."
+    raise bad_input(
+        node,
+        "model",
+        f"one whose blocks ({type(module).__name__}) pass on more than one sequence, which this "
+        "ComfyUI offers no place to stand in for",
+        "another model, or another way to weaken it, such as noise or dropout",
     )
 
 
@@ -398,32 +404,36 @@ class _Places:
         padding = getattr(run.network.module, "pad_tokens_multiple", None) or 1
         self._stream = math.ceil(math.prod(self.grid) / padding) * padding
 
-    def around(self, node: str, run: Pass, blocks: Sequence[Block], visit: Visit) -> None:
-        """:func:`around`, that also notes how long the picture's stream is apart from the text."""
+    def watch(self, run: Pass) -> None:
+        """Note how long the picture's stream is where the network has it apart from the text.
 
-        def noting(block: Block, streams: Streams, go_on: GoOn) -> Streams:
-            if "txt" in streams:
-                self._stream = streams["img"].shape[1]
-            return visit(block, streams, go_on) if block in chosen else go_on(streams)
+        To be called last, so that nothing else stands in front of the patch point.
+        """
+        for block in self._main[:1]:
+            if block.point is not None:
+                run.replace("dit", block.point, self._noting(run.replacement("dit", block.point)))
 
-        chosen = set(blocks)
-        # Blocks of one stream follow those of two, of which one is enough to know.
-        noted = self._main[:1] if any(b.group == "single" for b in blocks) else []
-        around(node, run, [*blocks, *(b for b in noted if b not in chosen)], noting)
+    def span(self, length: int) -> slice | None:
+        """The picture's tokens in a sequence of ``length``; None where they cannot be in it."""
+        count = math.prod(self.grid)
+        start = 0 if self._picture_first else length - self._stream
+        return slice(start, start + count) if 0 <= start <= length - count else None
 
-    def span(self, length: int, joint: bool) -> slice:
-        """The picture's tokens in a sequence of ``length``, joint with text or not."""
-        start = 0 if not joint or self._picture_first else max(0, length - self._stream)
-        return slice(start, min(length, start + math.prod(self.grid)))
+    def _noting(self, there: Callable[..., Streams] | None) -> Callable[..., Streams]:
+        def patch(args: Streams, extra: dict[str, Any]) -> Streams:
+            self._stream = args["img"].shape[1]
+            return there(args, extra) if there else extra["original_block"](args)
+
+        return patch
 
 
 def token_grid(network: nn.Module, latent: Tensor) -> Grid:
     """Frames, rows and columns into which a transformer cuts a latent."""
     patch = getattr(network, "patch_size", None) or 1
-    sizes = tuple(patch) if isinstance(patch, Sequence) else (patch, patch)
-    sizes = (1,) * (3 - len(sizes)) + sizes
-    shape = latent.shape[2:] if latent.ndim == 5 else (1, *latent.shape[2:])
-    frames, rows, columns = (math.ceil(n / size) for n, size in zip(shape, sizes, strict=True))
+    patches = tuple(patch) if isinstance(patch, Sequence) else (patch, patch)
+    # Sound is a picture of one row.
+    sizes, patches = ((1, 1, *all_)[-3:] for all_ in (latent.shape[2:], patches))
+    frames, rows, columns = (math.ceil(n / of) for n, of in zip(sizes, patches, strict=True))
     return frames, rows, columns
 
 
@@ -451,50 +461,57 @@ def _without_branch(run: Pass, layer: nn.Module, block: Block) -> Callable[..., 
 def _perturb_unet_attention(run: Pass, mode: str, strength: float, blocks: Sequence[Block]) -> None:
     """Stand in for the self-attention of transformers inside a U-Net."""
 
-    def replaced(block: Block) -> Callable[..., Tensor]:
+    def replaced(block: Block, there: Callable[..., Tensor] | None) -> Callable[..., Tensor]:
         def attention(q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any], *_: Any) -> Tensor:
-            run.reached.add(block)
             heads, (rows, columns) = extra["n_heads"], extra["activations_shape"][-2:]
             # SD1.5's attention wants more precision than the weights have on some devices.
             options = {"attn_precision": extra.get("attn_precision")}
             if hasattr(comfy.ldm.modules.attention, "wrap_attn"):
                 options["transformer_options"] = extra
-            attend = _attend(comfy.ldm.modules.attention.optimized_attention_masked, heads, options)
+            plain = _attend(comfy.ldm.modules.attention.optimized_attention_masked, heads, options)
+
+            def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+                # What stood here before knows of no masks.
+                if there is None or mask is not None:
+                    return plain(q, k, v, mask)
+                return _by_head(there(_joined(q), _joined(k), _joined(v), extra), heads)
+
+            length = q.shape[1]
+            # Other nodes merge tokens, cut them into tiles, or put more into keys and values.
+            has_places = mode == "identity" or length == rows * columns
             q, k, v = (_by_head(t, heads) for t in (q, k, v))
-            grid = (q.shape[2] // (rows * columns), rows, columns)
-            if k.shape != q.shape or math.prod(grid) != q.shape[2]:
-                # Another node has put more into keys and values than the picture's own tokens.
+            if k.shape != q.shape or not has_places:
                 return _joined(attend(q, k, v, None))
-            return _joined(
-                _perturbed(q, k, v, slice(0, q.shape[2]), grid, mode, strength, None, attend)
-            )
+            run.reached.add(block)
+            span, grid = slice(0, length), (1, rows, columns)
+            return _joined(_perturbed(q, k, v, span, grid, mode, strength, None, attend))
 
         return attention
 
     for block in blocks:
         for transformer in run.network.transformers(block):
             key = (transformer.group, transformer.index, transformer.part)
-            run.replace("attn1", key, replaced(block))
+            there = run.replacement("attn1", key, key[:2])
+            run.replace("attn1", key, replaced(block, there))
 
 
 def _perturb_joint_attention(
-    node: str,
-    run: Pass,
-    mode: str,
-    strength: float,
-    blocks: Sequence[Block],
+    run: Pass, mode: str, strength: float, blocks: Sequence[Block]
 ) -> None:
     """Stand in for self-attention over the picture's tokens inside blocks of a transformer."""
     places = _Places(run)
-    current: list[tuple[Block, Streams]] = []
+    current: list[Block] = []
     there = run.options.get("optimized_attention_override")
 
-    def visit(block: Block, streams: Streams, go_on: GoOn) -> Streams:
-        current.append((block, streams))
-        try:
-            return go_on(streams)
-        finally:
-            current.pop()
+    def entered(block: Block, original: Callable[..., Any]) -> Callable[..., Any]:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            current.append(block)
+            try:
+                return original(*args, **kwargs)
+            finally:
+                current.pop()
+
+        return forward
 
     def override(
         function: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any
@@ -503,11 +520,10 @@ def _perturb_joint_attention(
             return there(function, *args, **kwargs) if there else function(*args, **kwargs)
 
         by_head = kwargs.get("skip_reshape", False)
-        length = q.shape[2 if by_head else 1]
-        if not current or k.shape != q.shape or length < math.prod(places.grid):
+        span = places.span(q.shape[2 if by_head else 1])
+        if not current or k.shape != q.shape or span is None:
             return unweakened(q, k, v, *args, **kwargs)
-        block, streams = current[-1]
-        run.reached.add(block)
+        run.reached.add(current[-1])
         named = {**dict(zip(("heads", "mask", "attn_precision"), args, strict=False)), **kwargs}
         heads, mask = named.pop("heads"), named.pop("mask", None)
         joined = not named.pop("skip_output_reshape", False)
@@ -515,13 +531,15 @@ def _perturb_joint_attention(
         attend = _attend(unweakened, heads, named)
         if not by_head:
             q, k, v = (_by_head(t, heads) for t in (q, k, v))
-        span = places.span(length, joint="txt" not in streams or length != streams["img"].shape[1])
         mask = perturbations.additive_mask(mask, q.dtype)
         out = _perturbed(q, k, v, span, places.grid, mode, strength, mask, attend)
         return _joined(out) if joined else out
 
     run.options["optimized_attention_override"] = override
-    places.around(node, run, blocks, visit)
+    for block in blocks:
+        module = run.network.module_of(block)
+        run.detour(module, entered(block, module.forward))
+    places.watch(run)
 
 
 def _perturbed(

@@ -112,6 +112,21 @@ class WeakRun(comfy.samplers.CFGGuider):
             return self._swap.changes_nothing
         return weights_alike(self._main, self._weak)
 
+    @property
+    def models_to_load(self) -> list[ModelPatcher]:
+        """What ComfyUI must load along with the main model, beside its additional models."""
+        return [] if self._swap is None else self._swap.models_to_load
+
+    def conditioning_for_main(self) -> InnerConditioning | None:
+        """The prepared conditioning, where the main model has the weights to predict from it.
+
+        None too where the conditioning has hooks, which are registered for the weak model alone.
+        """
+        conds = self.conds["positive"]
+        if self._swap is None or not self._swap.changes_nothing:
+            return None
+        return None if any(cond.get("hooks") is not None for cond in conds) else conds
+
     def predict(self, x: Tensor, sigma: Tensor) -> Tensor:
         """The weak model's denoised prediction.
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
-from ..guiders.compatibility import check_scale
-from ..guiders.errors import bad_input
+from ..guiders import auto
+from ..guiders.compatibility import check_scale, is_off
 from ..guiders.sampling import (
     Conditioning,
     WeakLeg,
@@ -24,6 +24,12 @@ CATEGORY = "bad version"
 GUIDER_NAME = "Bad-Version Guider"
 PATCH_NAME = "Bad-Version Patch"
 
+# What auto.weak_version does, in words.
+_AUTO = (
+    "a U-Net (SD1.5, SDXL) by Weaken Attention, other networks by Weaken by Skipping Blocks, with "
+    "these nodes' defaults"
+)
+
 
 def _weak_scale_input() -> io.Float.Input:
     return io.Float.Input(
@@ -39,13 +45,14 @@ def _weak_scale_input() -> io.Float.Input:
     )
 
 
-def _weak_model_input() -> io.Model.Input:
+def _weak_model_input(left_open: str) -> io.Model.Input:
     return io.Model.Input(
         "weak_model",
         optional=True,
         tooltip="The bad version to push away from: a smaller, earlier or more compressed model "
-        "with the same kind of latents, or the same checkpoint without its LoRAs. Best where it "
-        "makes the same kind of mistakes as the model, only more of them.",
+        "with the same kind of latents, the same checkpoint without its LoRAs, or what a Weaken "
+        "node makes of it. Best where it makes the same kind of mistakes as the model, only more "
+        f"of them. {left_open}",
     )
 
 
@@ -55,7 +62,8 @@ def _weak_positive_input() -> io.Conditioning.Input:
         optional=True,
         tooltip="What the weak model sees, where it needs a prompt of its own, for instance "
         "because it has another text encoder. Left open, it sees the positive prompt. Without a "
-        "weak model, the model itself sees this prompt as its bad version.",
+        "weak model, the model itself sees this prompt as its bad version; Weaken Prompt makes one "
+        "for that.",
     )
 
 
@@ -66,10 +74,14 @@ def _weak_leg(
     weak_model: ModelPatcher | None,
     weak_positive: Conditioning | None,
 ) -> WeakLeg | None:
-    """The leg that the inputs of either node ask for, or None where they ask for none."""
-    check_scale(node, "weak_scale", weak_scale)
+    """The leg that the inputs of either node ask for, or None where they ask for none.
+
+    With neither a weak model nor a prompt for it, the model is weakened by itself.
+    """
     if weak_model is None and weak_positive is None:
-        return None
+        if is_off(weak_scale):
+            return None
+        weak_model = auto.weak_version(node, model)
     return WeakLeg(node, model if weak_model is None else weak_model, weak_scale, weak_positive)
 
 
@@ -83,7 +95,8 @@ class BadVersionGuider(io.ComfyNode):
             display_name=GUIDER_NAME,
             category=CATEGORY,
             description="Guides the sampler away from a bad version of the picture: from what a "
-            "weak model would make of the same prompt, from a negative prompt, or from both.",
+            "weak model would make of the same prompt, from a negative prompt, or from both. "
+            "Without either, it makes a weak version of the model by itself.",
             inputs=[
                 io.Model.Input("model", tooltip="The model that makes the picture."),
                 io.Conditioning.Input("positive", tooltip="What the picture shall show."),
@@ -105,7 +118,11 @@ class BadVersionGuider(io.ComfyNode):
                     tooltip="What the picture shall not show, or an empty prompt. Left open, "
                     "there is no negative push and cfg has no effect.",
                 ),
-                _weak_model_input(),
+                _weak_model_input(
+                    "Left open, with no negative prompt either, the model is its own bad version, "
+                    f"weakened by itself: {_AUTO}. With a negative prompt alone, weak_scale has no "
+                    "effect."
+                ),
                 _weak_positive_input(),
             ],
             outputs=[
@@ -128,17 +145,13 @@ class BadVersionGuider(io.ComfyNode):
     ) -> io.NodeOutput:
         """Build the guider; raise ``GuidanceError`` for inputs that cannot be used."""
         check_scale(GUIDER_NAME, "cfg", cfg)
-        leg = _weak_leg(GUIDER_NAME, model, weak_scale, weak_model, weak_positive)
-        if leg is not None:
-            model = with_weak_leg(model, leg)
-            require_difference(leg, model)
-        elif negative is None:
-            raise bad_input(
-                GUIDER_NAME,
-                "weak_model",
-                "nothing there and nothing in 'negative'",
-                "at least one of the two to push away from",
-            )
+        check_scale(GUIDER_NAME, "weak_scale", weak_scale)
+        # A negative prompt alone is enough to push away from.
+        if negative is None or weak_model is not None or weak_positive is not None:
+            leg = _weak_leg(GUIDER_NAME, model, weak_scale, weak_model, weak_positive)
+            if leg is not None:
+                model = with_weak_leg(model, leg)
+                require_difference(leg, model)
         return io.NodeOutput(make_guider(model, positive, negative, cfg))
 
 
@@ -153,11 +166,14 @@ class BadVersionPatch(io.ComfyNode):
             category=CATEGORY,
             description="Makes any sampler push away from what a weak model would make of the "
             "same prompt. Put it between the model and the sampler; the negative prompt and cfg "
-            "stay the sampler's own.",
+            "stay the sampler's own. Without a weak model, it makes one of the model by itself.",
             inputs=[
                 io.Model.Input("model", tooltip="The model that makes the picture."),
                 _weak_scale_input(),
-                _weak_model_input(),
+                _weak_model_input(
+                    "Left open, with no weak_positive either, the model is its own bad version, "
+                    f"weakened by itself: {_AUTO}."
+                ),
                 _weak_positive_input(),
             ],
             outputs=[
@@ -180,10 +196,9 @@ class BadVersionPatch(io.ComfyNode):
         A LoRA may still be put on the model behind this node, so whether the weak model differs
         from it is only checked when sampling starts.
         """
+        check_scale(PATCH_NAME, "weak_scale", weak_scale)
         leg = _weak_leg(PATCH_NAME, model, weak_scale, weak_model, weak_positive)
-        if leg is None:
-            raise bad_input(PATCH_NAME, "weak_model", "nothing", "a weak model to push away from")
-        return io.NodeOutput(with_weak_leg(model, leg))
+        return io.NodeOutput(model if leg is None else with_weak_leg(model, leg))
 
 
 NODES: list[type[io.ComfyNode]] = [BadVersionGuider, BadVersionPatch]

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import comfy.model_management
 import comfy.sample
 import comfy.samplers
 import torch
@@ -216,6 +217,32 @@ def count_model_calls(*models: ModelPatcher) -> Iterator[list[int]]:
     finally:
         for model in models:
             del model.model.apply_model
+
+
+@contextmanager
+def small_card(room: int) -> Iterator[list[bool]]:
+    """A device on which there is always room for so many bytes of each model, and no more.
+
+    Yields a list that fills with whether a model was left partly offloaded, once per loading.
+    """
+    offloaded: list[bool] = []
+
+    def partially_load(
+        self: ModelPatcher, device_to: torch.device, extra_memory: float = 0, **options: Any
+    ) -> int:
+        allowed = max(0.1, min(extra_memory, room - self.loaded_size()))
+        loaded = original(self, device_to, allowed, **options)
+        offloaded.append(self.model.model_lowvram)
+        return loaded
+
+    original = ModelPatcher.partially_load
+    comfy.model_management.unload_all_models()
+    ModelPatcher.partially_load = partially_load
+    try:
+        yield offloaded
+    finally:
+        ModelPatcher.partially_load = original
+        comfy.model_management.unload_all_models()
 
 
 def add_weights(model: ModelPatcher, strength: float = 0.3, seed: int = 3) -> ModelPatcher:

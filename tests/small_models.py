@@ -98,8 +98,11 @@ def unet(seed: int, in_channels: int = 4) -> ModelPatcher:
     )
 
 
-def sdxl(seed: int) -> ModelPatcher:
-    """A U-Net of the SDXL kind: no attention at full size, two transformer blocks at the bottom."""
+def sdxl(seed: int, middle_depth: int = 2) -> ModelPatcher:
+    """A U-Net of the SDXL kind: no attention at full size, two transformer blocks at the bottom.
+
+    Distilled ones have no transformers in the middle, with a depth of -1, or no middle, with -2.
+    """
     return _patcher(
         comfy.supported_models.SDXL(
             {
@@ -111,7 +114,7 @@ def sdxl(seed: int) -> ModelPatcher:
                 "channel_mult": [1, 2, 4],
                 "transformer_depth": [0, 1, 2],
                 "transformer_depth_output": [0, 0, 1, 1, 2, 2],
-                "transformer_depth_middle": 2,
+                "transformer_depth_middle": middle_depth,
                 "use_spatial_transformer": True,
                 "context_dim": CONTEXT_WIDTH,
                 "legacy": False,

@@ -68,3 +68,11 @@ def patch(node) -> Callable[..., ModelPatcher]:
     return lambda model, **inputs: node(
         "BadVersionPatch", model=model, **{"weak_scale": 1.7, **inputs}
     )
+
+
+@pytest.fixture(params=["by pointer", "by weight function"])
+def way(request, pack, monkeypatch) -> str:
+    """How the tensors of a weak version get into the model that it shares with the main one."""
+    if request.param == "by weight function":
+        monkeypatch.setattr(pack.guiders.same_base, "can_swap", lambda patcher: False)
+    return request.param

@@ -1,31 +1,56 @@
 """Loaded once, and left as found: after success, after any failure, after the artist's Cancel."""
 
-import gc
 import hashlib
-import weakref
+from contextlib import contextmanager, nullcontext
 
 import comfy.model_management
 import comfy.model_patcher
 import pytest
 import torch
 
-from rig import Run, add_weights, core_guider
+from rig import Run, add_weights, core_guider, small_card
 
 STEPS = 3
 
 
-@pytest.fixture(params=["another checkpoint", "same base"])
-def pair(request, main, weak):
-    """A main model and a weak one, neither of them used by another test."""
-    return main.clone(), (weak.clone() if "checkpoint" in request.param else add_weights(main))
+KINDS = [
+    "another checkpoint",
+    "same base, by pointer",
+    "same base, by weight function",
+    "same base, LoRA on the main model",
+    "same base, partly offloaded",
+    "same weights, other prompt",
+]
+
+
+@pytest.fixture(params=KINDS)
+def inputs(request, main, weak, negative, pack, monkeypatch):
+    """What is plugged into the guider for one kind of bad version; models of this test alone."""
+    kind, main = request.param, main.clone()
+    if "weight function" in kind:
+        monkeypatch.setattr(pack.guiders.same_base, "can_swap", lambda patcher: False)
+    with small_card(1_000_000) if "offloaded" in kind else nullcontext():
+        if "checkpoint" in kind:
+            yield {"model": main, "weak_model": weak.clone()}
+        elif "prompt" in kind:
+            yield {"model": main, "weak_positive": negative}
+        elif "main model" in kind:
+            yield {"model": add_weights(main), "weak_model": main}
+        else:
+            yield {"model": main, "weak_model": add_weights(main)}
 
 
 def digest(model):
-    """Every parameter and buffer, with its address."""
+    """Every parameter and buffer with its address, and what ComfyUI has noted on each layer."""
     found = {}
     for name, tensor in [*model.model.named_parameters(), *model.model.named_buffers()]:
         content = hashlib.sha256(tensor.detach().contiguous().view(torch.uint8).numpy()).hexdigest()
         found[name] = content, tensor.data_ptr(), tensor.dtype
+    for name, module in model.model.named_modules():
+        own = {k: v for k, v in vars(module).items() if "cast" in k or k.endswith("_function")}
+        found[f"{name} "] = {
+            k: list(map(id, v)) if isinstance(v, list) else v for k, v in own.items()
+        }
     return found
 
 
@@ -45,18 +70,18 @@ def patcher_state(patcher):
 
 
 def state(*patchers):
-    return [(digest(p), patcher_state(p), p.model.current_patcher) for p in patchers]
+    digests = [digest(patcher) for patcher in {id(p.model): p for p in patchers}.values()]
+    return digests, [(patcher_state(p), p.model.current_patcher) for p in patchers]
 
 
 @pytest.fixture
-def guided(pair, positive, negative, guide):
+def guided(inputs, positive, negative, guide):
     """A guider of both legs, its run, its models as loaded, and its latent."""
-    main, weak = pair
-    guider = guide(model=main, positive=positive, negative=negative, weak_model=weak)
-    run = Run.of(main, steps=STEPS)
+    guider = guide(positive=positive, negative=negative, **inputs)
+    run = Run.of(inputs["model"], steps=STEPS)
     latent = run.sample(guider)
-    patchers = [main, weak, guider.model_patcher]
-    return guider, run, patchers, latent
+    models = [inputs[name] for name in ("model", "weak_model") if name in inputs]
+    return guider, run, [*models, guider.model_patcher], latent
 
 
 def test_run_leaves_everything_as_it_was(guided):
@@ -66,37 +91,61 @@ def test_run_leaves_everything_as_it_was(guided):
     assert state(*patchers) == before
 
 
-@pytest.mark.parametrize("fails", ["main", "weak"])
-@pytest.mark.parametrize("at_call", range(STEPS))
-def test_exception_at_a_model_call_leaves_everything_as_it_was(fails, at_call, guided):
-    guider, run, patchers, latent = guided
-    main, weak, _ = patchers
-    before = state(*patchers)
-    shared = main.model is weak.model
+@contextmanager
+def trouble(models, at_call, how):
+    """Something happens at one of the passes that any of the models makes, from the first on."""
     calls = []
 
-    def apply_model(*args, **kwargs):
-        # With one base for both, the weak model speaks first, then main and weak take turns:
-        # W C | W C | ..., but from the second step on C W, for it is asked behind the main model.
-        calls.append(1)
-        index = len(calls) - 1
-        if shared:
-            order = ["weak", "main"] + ["main", "weak"] * STEPS
-            mine = [i for i, who in enumerate(order) if who == fails]
-            hit = index == mine[at_call]
-        else:
-            hit = index == at_call
-        if hit:
-            raise ZeroDivisionError("out of luck")
-        return type(model).apply_model(model, *args, **kwargs)
+    def passing(model):
+        def apply_model(*args, **kwargs):
+            calls.append(model)
+            if len(calls) - 1 == at_call:
+                how()
+            return type(model).apply_model(model, *args, **kwargs)
 
-    model = (main if fails == "main" else weak).model
-    model.apply_model = apply_model
+        return apply_model
+
+    models = {id(patcher.model): patcher.model for patcher in models}.values()
+    for model in models:
+        model.apply_model = passing(model)
     try:
-        with pytest.raises((ZeroDivisionError, ValueError)):
-            run.sample(guider)
+        yield calls
     finally:
-        del model.apply_model
+        for model in models:
+            del model.apply_model
+
+
+def out_of_luck():
+    raise ZeroDivisionError("out of luck")
+
+
+def cancelled():
+    """What ComfyUI's layers do once the artist has pressed Cancel; oldest releases' do not."""
+    comfy.model_management.interrupt_current_processing()
+    comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+TROUBLES = [out_of_luck, cancelled]
+HEARD = (ZeroDivisionError, comfy.model_management.InterruptProcessingException)
+
+
+@pytest.mark.parametrize("how", TROUBLES, ids=["exception", "interrupt"])
+@pytest.mark.parametrize("at_call", range(2 * STEPS))
+def test_trouble_at_any_pass_leaves_everything_as_it_was(how, at_call, guided):
+    """Passes of the main model and of the weak one alike."""
+    guider, run, patchers, latent = guided
+    before = state(*patchers)
+    with trouble(patchers, at_call, how) as calls:
+        try:
+            run.sample(guider)
+        except HEARD:
+            assert len(calls) == at_call + 1
+        except ValueError as error:
+            # To the artist, a weak model that cannot even make its first pass.
+            assert at_call == 0 and "weak_positive" in str(error)
+        else:
+            # With one batch for all there are half as many passes.
+            assert len(calls) == STEPS <= at_call
     assert state(*patchers) == before
     assert torch.equal(run.sample(guider), latent)
     assert state(*patchers) == before
@@ -120,7 +169,7 @@ def test_cancel_leaves_everything_as_it_was(step, guided):
 
 
 def test_main_model_alone_gives_the_same_bits_afterwards(guided, positive, negative):
-    guider, run, (main, _, _), _ = guided
+    guider, run, (main, *_), _ = guided
     core = core_guider(main, positive, negative, 3.0)
     before = run.sample(core)
     run.sample(guider)
@@ -169,13 +218,26 @@ def test_two_checkpoints_are_loaded_for_each_other(main, weak, positive, patch, 
     assert requested[-1] == {main.model, weak.model}
 
 
-def test_one_base_is_loaded_once(loads, main, positive, negative, guide):
-    guider = guide(model=main, positive=positive, negative=negative, weak_model=add_weights(main))
+def test_one_base_is_loaded_once(loads, main, positive, negative, guide, pack):
+    """And what differs, which ComfyUI holds as a model of its own."""
+    weak = add_weights(main)
+    guider = guide(model=main, positive=positive, negative=negative, weak_model=weak)
     run = Run.of(main)
     run.sample(guider)
-    assert loads == [main.model]
+    own = pack.guiders.prepared_weights.prepared_weights(main, weak).patcher.model
+    assert loads == [main.model, own]
     run.sample(guider)
-    assert loads == [main.model]
+    assert loads == [main.model, own]
+
+
+def test_weights_left_in_place_by_another_workflow(main, node, positive, guide):
+    """They say nothing about the model of this one: here they are those of the weak model."""
+    again = node("UNETLoader", unet_name="digits_main.safetensors", weight_dtype="default")
+    guider = guide(model=main, positive=positive, weak_model=add_weights(again))
+    run = Run.of(main)
+    expected = run.sample(guider)
+    run.sample(core_guider(add_weights(main), positive))
+    assert torch.equal(run.sample(guider), expected)
 
 
 def test_weak_model_off_is_not_loaded(loads, main, weak, positive, negative, guide):
@@ -184,22 +246,44 @@ def test_weak_model_off_is_not_loaded(loads, main, weak, positive, negative, gui
     assert loads == [main.model]
 
 
-def test_nothing_outlives_the_run(main, positive, negative, guide, pack, monkeypatch):
-    """The swapped tensors are as large as what differs; they must not wait for the collector."""
-    weak_run = pack.guiders.weak_run
-    made = []
+@pytest.mark.usefixtures("way")
+def test_two_guiders_with_one_base_in_turn(main, positive, negative, guide):
+    """Each the other's main model, and a third that only differs in its prompt."""
+    lora, other = add_weights(main), add_weights(main, strength=-0.2, seed=5)
+    prompts = {"positive": positive, "negative": negative}
+    guiders = [
+        guide(model=main, weak_model=lora, **prompts),
+        guide(model=main, weak_model=other, weak_scale=2.2, **prompts),
+        guide(model=main, weak_positive=negative, **prompts),
+    ]
+    run = Run.of(main)
+    latents = [run.sample(guider) for guider in guiders]
+    before = state(main, lora, other, *(g.model_patcher for g in guiders))
+    for _ in range(2):
+        for guider, latent in zip(guiders, latents, strict=True):
+            assert torch.equal(run.sample(guider), latent)
+            assert state(main, lora, other, *(g.model_patcher for g in guiders)) == before
 
-    class Watched(weak_run.WeightSwap):
-        def __init__(self, *args):
-            super().__init__(*args)
-            made.extend(weakref.ref(t) for t in self._tensors.values())
 
-    monkeypatch.setattr(weak_run, "WeightSwap", Watched)
-    guider = guide(model=main, positive=positive, negative=negative, weak_model=add_weights(main))
-    gc.disable()
-    try:
-        Run.of(main).sample(guider)
-        assert made
-        assert [ref() for ref in made if ref() is not None] == []
-    finally:
-        gc.enable()
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("how", [None, *TROUBLES], ids=["success", "exception", "interrupt"])
+def test_switching_workflows_in_between(how, main, positive, negative, guide):
+    """The weak model alone, as the main one, and guided the other way round."""
+    lora = add_weights(main)
+    prompts = {"positive": positive, "negative": negative}
+    run = Run.of(main)
+    guided = guide(model=main, weak_model=lora, **prompts)
+    turned = guide(model=lora, weak_model=main, **prompts)
+    alone, lora_alone = (core_guider(m, positive, negative, 3.0) for m in (main, lora))
+    latents = {guider: run.sample(guider) for guider in (guided, lora_alone, turned, alone)}
+    before = digest(main)
+    for guider in (guided, turned, alone, turned, guided, lora_alone, guided, alone):
+        if how is not None and guider in (guided, turned):
+            with (
+                trouble([main], 3, how),
+                pytest.raises(HEARD),
+            ):
+                run.sample(guider)
+        assert torch.equal(run.sample(guider), latents[guider])
+        if guider in (guided, alone):
+            assert digest(main) == before

@@ -1,11 +1,17 @@
 """A weak model that shares its weights with the main one, in every way ComfyUI may hold them."""
 
+import gc
+import weakref
+
+import comfy.model_management
 import comfy.model_patcher
+import comfy.ops
+import comfy.utils
 import pytest
 import torch
 from comfy.patcher_extension import PatcherInjection
 
-from rig import Legs, Run, add_weights, close, core_guider, record
+from rig import Legs, Run, add_weights, close, core_guider, record, small_card
 
 WEAK_SCALE, CFG = 1.7, 3.0
 
@@ -36,7 +42,7 @@ def pair(request, main):
     }[request.param]
 
 
-def test_equals_a_second_checkpoint(pair, main, node, positive, negative, guide):
+def test_equals_a_second_checkpoint(pair, way, main, node, positive, negative, guide):
     """The weights of the weak version, loaded from elsewhere, give the same picture."""
     guided, weak = pair
     other = node("UNETLoader", unet_name="digits_main.safetensors", weight_dtype="default")
@@ -49,36 +55,106 @@ def test_equals_a_second_checkpoint(pair, main, node, positive, negative, guide)
     assert close(by_swap, run.sample(guide(**inputs, weak_model=other)), 1e-6)
 
 
-def test_partly_offloaded(pair, assert_closed_form, monkeypatch):
-    """ComfyUI then patches the offloaded weights on the fly, at each use."""
+@pytest.mark.parametrize("room", [4_000_000, 200_000])
+def test_partly_offloaded(room, pair, way, assert_closed_form, pack):
+    """ComfyUI then patches the offloaded weights on the fly, at each use.
+
+    With the more room the weak version's own tensors are all loaded, with the less they are not.
+    """
     main, weak = pair
-    whole = assert_closed_form(main, weak)
-    load = comfy.model_patcher.ModelPatcher.partially_load
-    offloaded = []
-
-    def partially_load(self, device_to, extra_memory=0, **options):
-        # A card on which there is always room for so many bytes of weights, and no more.
-        room = 4_000_000 - self.loaded_size()
-        loaded = load(self, device_to, max(0.1, min(extra_memory, room)), **options)
-        offloaded.append(self.model.model_lowvram)
-        return loaded
-
-    comfy.model_management.unload_all_models()
-    monkeypatch.setattr(comfy.model_patcher.ModelPatcher, "partially_load", partially_load)
-    try:
-        assert close(assert_closed_form(main, weak), whole)
-        assert all(offloaded)
-    finally:
-        comfy.model_management.unload_all_models()
+    with small_card(room):
+        assert_closed_form(main, weak)
+        assert main.model.model_lowvram
+        own = pack.guiders.prepared_weights.prepared_weights(main, weak).patcher
+        assert own.model.model_lowvram == (room < own.model_size())
 
 
 @pytest.mark.parametrize("dtype", ["fp8_e4m3fn", "fp8_e5m2"])
-def test_weights_in_8_bits(dtype, node, assert_closed_form):
+def test_weights_in_8_bits(dtype, way, node, assert_closed_form):
     """Patched weights are rounded back to 8 bits; the swapped ones as ComfyUI rounds them."""
     base = node("UNETLoader", unet_name="digits_main.safetensors", weight_dtype=dtype)
     weights = base.model.diffusion_model.joint_blocks[0].x_block.attn.qkv.weight
     assert weights.dtype.itemsize == 1
     assert_closed_form(add_weights(base), base)
+
+
+def test_both_ways_give_the_same_bits(pair, positive, negative, guide, pack, monkeypatch):
+    main, weak = pair
+    guider = guide(model=main, positive=positive, negative=negative, weak_model=weak)
+    run = Run.of(main)
+    by_pointer = run.sample(guider)
+    monkeypatch.setattr(pack.guiders.same_base, "can_swap", lambda patcher: False)
+    assert torch.equal(run.sample(guider), by_pointer)
+
+
+def test_dynamic_loading_is_asked_of_the_patcher(main, assert_closed_form, pack, monkeypatch):
+    """Newer releases of ComfyUI: the layers' own weights are not what they compute with."""
+    same_base = pack.guiders.same_base
+    assert same_base.can_swap(main)
+    patcher = comfy.model_patcher.ModelPatcher
+    monkeypatch.setattr(patcher, "is_dynamic", lambda self: True, raising=False)
+    monkeypatch.setattr(same_base.WeightSwap, "_swap", None)
+    assert not same_base.can_swap(main)
+    assert_closed_form(main, add_weights(main))
+
+
+@pytest.mark.skipif(
+    not hasattr(comfy.ops, "mixed_precision_ops"), reason="this ComfyUI has no quantised tensors"
+)
+def test_quantised_weights(way, node, assert_closed_form):
+    """A weight that is no plain tensor: 8 bits with a scale of its own."""
+    from comfy.quant_ops import QuantizedTensor
+
+    base = node("UNETLoader", unet_name="digits_main.safetensors", weight_dtype="default")
+    attention = base.model.diffusion_model.joint_blocks[0].x_block.attn
+    plain = attention.qkv
+    quantised = QuantizedTensor.from_float(plain.weight, "TensorCoreFP8Layout")
+    layers = comfy.ops.mixed_precision_ops(
+        {"qkv": {"format": "float8_e4m3fn"}}, torch.float32, full_precision_mm=True
+    )
+    holder = torch.nn.Module()
+    holder.qkv = layers.Linear(plain.in_features, plain.out_features)
+    holder.load_state_dict(
+        {
+            "qkv.weight": quantised._qdata,
+            "qkv.weight_scale": quantised._layout_params["scale"],
+            "qkv.bias": plain.bias,
+        },
+        strict=False,
+    )
+    attention.qkv = holder.qkv
+    assert isinstance(attention.qkv.weight, QuantizedTensor)
+    before = attention.qkv.weight
+    assert_closed_form(base, add_weights(base))
+    assert_closed_form(add_weights(base), base)
+    comfy.model_management.unload_all_models()
+    assert attention.qkv.weight.data_ptr() == before.data_ptr()
+
+
+def test_tensor_that_stayed_offloaded(main, pack):
+    """A loaded layer fetches it for the pass; what is no layer of ComfyUI's gets a copy."""
+    weak = add_weights(main)
+    attention = main.model.diffusion_model.joint_blocks[0].x_block.attn
+    table = "diffusion_model.pos_embed_of_a_test"
+    main.model.diffusion_model.pos_embed_of_a_test = torch.nn.Parameter(torch.zeros(3))
+    weak.add_patches({table: ("diff", (torch.ones(3),))})
+    comfy.model_management.load_models_gpu([main])
+    # Left on the layer by other runs; a fresh one has it on its class alone.
+    vars(attention.qkv).pop("comfy_cast_weights", None)
+    before = dict(vars(attention.qkv))
+    try:
+        runner = pack.guiders.same_base.run_patcher(main, weak)
+        swap = pack.guiders.same_base.WeightSwap(main, weak, runner)
+        # There is only one real device here.
+        runner.load_device = torch.device("meta")
+        with swap.in_place():
+            assert attention.qkv.comfy_cast_weights is True
+            assert attention.qkv.weight.device.type == "cpu"
+            assert main.model.diffusion_model.pos_embed_of_a_test.device.type == "meta"
+        assert vars(attention.qkv) == before
+        assert main.model.diffusion_model.pos_embed_of_a_test.device.type == "cpu"
+    finally:
+        del main.model.diffusion_model.pos_embed_of_a_test
 
 
 def test_another_noise_schedule_on_the_weak_model(main, node, assert_closed_form):
@@ -144,3 +220,221 @@ def test_switching_between_workflows(main, positive, negative, guide):
     assert torch.equal(run.sample(guided), first)
     assert torch.equal(run.sample(core_guider(lora, positive, negative, CFG)), with_lora)
     assert torch.equal(run.sample(core_guider(main, positive, negative, CFG)), alone)
+
+
+@pytest.fixture
+def made(pack, monkeypatch):
+    """Keys of the weak tensors that were made, in order."""
+    module = pack.guiders.prepared_weights
+    keys, patched_tensor = [], module._patched_tensor
+
+    def noted(main, maker, key):
+        keys.append(key)
+        return patched_tensor(main, maker, key)
+
+    monkeypatch.setattr(module, "_patched_tensor", noted)
+    return keys
+
+
+@pytest.fixture
+def patchings(monkeypatch):
+    """Keys of the weights that ComfyUI was asked to patch, by whomever."""
+    keys = []
+    patch_weight = comfy.model_patcher.ModelPatcher.patch_weight_to_device
+
+    def noted(self, key, *args, **kwargs):
+        keys.append(key)
+        return patch_weight(self, key, *args, **kwargs)
+
+    monkeypatch.setattr(comfy.model_patcher.ModelPatcher, "patch_weight_to_device", noted)
+    return keys
+
+
+@pytest.fixture
+def own(pack):
+    """What is kept for a weak model."""
+    return lambda weak: pack.guiders.prepared_weights.prepared_weights(weak, weak)
+
+
+def test_made_once(pair, positive, negative, guide, patchings):
+    main, weak = pair
+    inputs = {"model": main, "positive": positive, "negative": negative, "weak_model": weak}
+    guider = guide(**inputs)
+    run = Run.of(main)
+    first = run.sample(guider)
+    assert patchings
+    patchings.clear()
+    assert torch.equal(run.sample(guider), first)
+    # The artist edits the prompt, the scale or the seed: the guider is another, the models are not.
+    edited = guide(**{**inputs, "positive": negative, "negative": positive}, weak_scale=2.5)
+    run.with_(seed=8).sample(edited)
+    assert patchings == []
+
+
+def test_made_anew_for_another_weak_model(main, positive, guide, made):
+    run = Run.of(main)
+    weak = add_weights(main)
+    first = run.sample(guide(model=main, positive=positive, weak_model=weak))
+    keys = [*made]
+    assert sorted(keys) == sorted(weak.patches)
+    made.clear()
+    stronger = add_weights(main, strength=0.6)
+    second = run.sample(guide(model=main, positive=positive, weak_model=stronger))
+    assert made == keys
+    assert not torch.equal(first, second)
+
+
+def test_only_what_is_missing_is_made(main, positive, patch, made, own):
+    """A LoRA is put on the main model behind the patch, and taken off again."""
+    weak = add_weights(main)
+    patched = patch(main, weak_model=weak)
+    run = Run.of(main)
+    alone = run.sample(core_guider(patched, positive))
+    key = "diffusion_model.final_layer.linear.weight"
+    shape = comfy.utils.get_attr(main.model, key).shape
+    made.clear()
+    with_lora = patched.clone()
+    with_lora.add_patches({key: ("diff", (torch.full(shape, 0.01),))})
+    different = run.sample(core_guider(with_lora, positive))
+    assert not torch.equal(different, alone)
+    assert made == [key]
+    assert key in own(weak).tensors
+    made.clear()
+    assert torch.equal(run.sample(core_guider(patched, positive)), alone)
+    assert made == []
+    assert key not in own(weak).tensors
+
+
+def test_replaced_layer_gets_its_tensor_anew(node, positive, guide, made):
+    base = node("UNETLoader", unet_name="digits_main.safetensors", weight_dtype="default")
+    weak = add_weights(base)
+    guider = guide(model=base, positive=positive, weak_model=weak)
+    run = Run.of(base)
+    first = run.sample(guider)
+    attention = base.model.diffusion_model.joint_blocks[0].x_block.attn
+    replaced = type(attention.qkv)(attention.qkv.in_features, attention.qkv.out_features)
+    replaced.load_state_dict({k: 2 * v for k, v in attention.qkv.state_dict().items()})
+    attention.qkv = replaced
+    made.clear()
+    assert not torch.equal(run.sample(guider), first)
+    assert made == ["diffusion_model.joint_blocks.0.x_block.attn.qkv.weight"]
+
+
+def test_interrupted_while_they_are_made(main, positive, guide, own):
+    weak = add_weights(main)
+    guider = guide(model=main, positive=positive, weak_model=weak)
+    comfy.model_management.interrupt_current_processing()
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        Run.of(main).sample(guider)
+    assert not own(weak).tensors
+    assert Run.of(main).sample(guider).isfinite().all()
+
+
+def bytes_of(tensors):
+    return sum(t.nbytes for t in tensors)
+
+
+def patched_bytes(model):
+    """Of the attention matrices that the tests' LoRA is on, where it is on this model."""
+    return bytes_of(comfy.utils.get_attr(model.model, key) for key in model.patches)
+
+
+def test_no_more_is_kept_than_differs(pair, positive, guide, own):
+    main, weak = pair
+    expected = max(patched_bytes(main), patched_bytes(weak))
+    Run.of(main).sample(guide(model=main, positive=positive, weak_model=weak))
+    assert bytes_of(own(weak).tensors.values()) == expected
+
+
+def test_weights_that_are_equal_are_not_kept(main, positive, guide, own, made):
+    """One LoRA that changes some weights, and one of strength zero on all others."""
+    weak = add_weights(main)
+    rest = {
+        key: ("diff", (torch.ones_like(weight),))
+        for key, weight in main.model.named_parameters()
+        if key not in weak.patches
+    }
+    with_rest = weak.clone()
+    with_rest.add_patches(rest, 0.0)
+    guider = guide(model=main, positive=positive, weak_model=with_rest)
+    run = Run.of(main)
+    first = run.sample(guider)
+    assert len(made) == len(rest) + len(weak.patches)
+    assert own(with_rest).tensors.keys() == weak.patches.keys()
+    made.clear()
+    assert torch.equal(run.sample(guider), first)
+    assert made == []
+
+
+def all_bytes():
+    """Of every tensor in this process, counting each piece of memory once."""
+    gc.collect()
+    storages = {}
+    for tensor in gc.get_objects():
+        if isinstance(tensor, torch.Tensor) and tensor.device.type == "cpu":
+            storage = tensor.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
+
+
+def test_extra_memory(pair, positive, guide):
+    """No second copy is left anywhere."""
+    main, weak = pair
+    run = Run.of(main)
+    alone = run.sample(core_guider(main, positive))
+    guider = guide(model=main, positive=positive, weak_model=weak)
+    before = all_bytes()
+    guided = run.sample(guider)
+    extra = all_bytes() - before - guided.nbytes
+    assert not torch.equal(guided, alone)
+    differing = max(patched_bytes(main), patched_bytes(weak))
+    assert extra <= 1.01 * differing
+
+
+def test_they_go_when_the_weak_model_goes(main, positive, guide, own):
+    weak = add_weights(main)
+    comfy.model_management.unload_all_models()
+    guider = guide(model=main, positive=positive, weak_model=weak)
+    Run.of(main).sample(guider)
+    tensors = [weakref.ref(t) for t in own(weak).tensors.values()]
+    assert tensors
+    del guider, weak
+    gc.collect()
+    assert [ref() for ref in tensors if ref() is not None] == []
+    assert {patcher.model for patcher in comfy.model_management.loaded_models()} == {main.model}
+
+
+def test_comfyui_manages_them(main, positive, negative, guide, own, monkeypatch):
+    """It loads them along with the model, both times it is asked to, and knows their size."""
+    requested = []
+    load = comfy.model_management.load_models_gpu
+
+    def noted(models, *args, **kwargs):
+        requested.append({patcher.model for patcher in models})
+        return load(models, *args, **kwargs)
+
+    monkeypatch.setattr(comfy.model_management, "load_models_gpu", noted)
+    comfy.model_management.unload_all_models()
+    weak = add_weights(main)
+    guider = guide(model=main, positive=positive, negative=negative, weak_model=weak)
+    run = Run.of(main)
+    run.sample(guider)
+    tensors = own(weak).patcher
+    assert requested[-1] == {main.model, tensors.model}
+    requested.clear()
+    run.sample(guider)
+    assert requested == [{main.model, tensors.model}] * 2
+    assert tensors in comfy.model_management.loaded_models()
+    assert tensors.model_size() == tensors.loaded_size() == patched_bytes(weak)
+    assert guider.model_patcher.get_additional_models() == []
+
+
+def test_moved_out_and_loaded_again(main, positive, guide, made):
+    weak = add_weights(main)
+    guider = guide(model=main, positive=positive, weak_model=weak)
+    run = Run.of(main)
+    first = run.sample(guider)
+    made.clear()
+    comfy.model_management.unload_all_models()
+    assert torch.equal(run.sample(guider), first)
+    assert made == []

@@ -3,6 +3,7 @@
 import comfy.hooks
 import pytest
 import torch
+from comfy.patcher_extension import WrappersMP
 
 from rig import Legs, Recording, Run, add_weights, call, core_guider, record
 from small_models import conditionings, control_net, unet, video_model
@@ -297,6 +298,24 @@ def test_context_windows(check, node):
     run.sample(core_guider(from_main_only, positive, negative, CFG))
     legs = Legs(windowed(main), positive, negative, CFG, windowed(weak), WEAK_SCALE)
     legs.assert_hold(run, recording)
+
+
+@pytest.mark.parametrize("kind", ["another checkpoint", "same base", "other prompt"])
+def test_wrapper_of_another_pack_that_samples_twice(kind, main, weak, positive, negative, guide):
+    """What the leg hangs into a run must be gone when the same run is gone through again."""
+    inputs = {
+        "another checkpoint": {"weak_model": weak},
+        "same base": {"weak_model": add_weights(main)},
+        "other prompt": {"weak_positive": negative},
+    }[kind]
+    twice = main.clone()
+    twice.add_wrapper(
+        WrappersMP.OUTER_SAMPLE,
+        lambda executor, *args, **kwargs: [executor(*args, **kwargs) for _ in range(2)][1],
+    )
+    run = Run.of(main)
+    once = run.sample(guide(model=main, positive=positive, **inputs))
+    assert torch.equal(run.sample(guide(model=twice, positive=positive, **inputs)), once)
 
 
 def test_same_guider_twice(main, weak, positive, negative, guide):

@@ -1,0 +1,524 @@
+"""Shelf "bad version/weaken": bad versions made from the model, or the prompt, one already has."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from comfy_api.latest import io
+
+from ..guiders import auto, weak_passes, weak_prompts, weak_weights
+from ..guiders.blocks import Network, choose
+from ..guiders.compatibility import name_of
+from ..guiders.errors import bad_input
+from ..guiders.sampling import Conditioning
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
+CATEGORY = "bad version/weaken"
+
+
+def _model_input(tooltip: str = "The model to weaken; it is not changed itself.") -> io.Model.Input:
+    return io.Model.Input("model", tooltip=tooltip)
+
+
+def _weak_model_output() -> io.Model.Output:
+    return io.Model.Output(
+        display_name="weak_model",
+        tooltip="The weak version, for the weak_model input of Bad-Version Guider or Patch, or for "
+        "another node that weakens it further.",
+    )
+
+
+def _blocks_input(chosen: str) -> io.String.Input:
+    return io.String.Input(
+        "blocks",
+        default="auto",
+        tooltip=f"Which blocks of the network: 'auto' ({chosen}), 'all', or names and numbers such "
+        "as 'middle', 'input 4-6' or 'double 7-9, single 20'. What the model does not have is "
+        "reported with a list of what it has.",
+    )
+
+
+def _seed_input() -> io.Int.Input:
+    return io.Int.Input(
+        "seed",
+        default=0,
+        min=0,
+        max=0xFFFFFFFFFFFFFFFF,
+        control_after_generate=False,
+        tooltip="Where the random numbers start: the same seed makes the same weak version again, "
+        "another one a different version that is as weak.",
+    )
+
+
+def _number(
+    name: str, default: float, least: float, most: float, step: float, tooltip: str
+) -> io.Float.Input:
+    return io.Float.Input(
+        name, default=default, min=least, max=most, step=step, round=step / 10, tooltip=tooltip
+    )
+
+
+def _check_range(node: str, name: str, value: float, least: float, most: float) -> None:
+    """Raise ``GuidanceError`` for what the widget would not have let through."""
+    if not least <= value <= most:
+        raise bad_input(node, name, str(value), f"a number from {least:g} to {most:g}")
+
+
+class WeakenAgainstBase(io.ComfyNode):
+    """``MODEL, MODEL → MODEL``: the model with less of what its finetune learned."""
+
+    NAME = "Weaken Against Base"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="WeakenAgainstBase",
+            display_name=cls.NAME,
+            category=CATEGORY,
+            description="Takes away what a finetune or its LoRAs have learned, by going from the "
+            "model towards the base model it was made from.",
+            inputs=[
+                _model_input("The finetuned model; it is not changed itself."),
+                io.Model.Input(
+                    "base_model",
+                    tooltip="The model that the finetune started from, of the same architecture, "
+                    "such as SDXL base for an SDXL finetune.",
+                ),
+                _number(
+                    "amount",
+                    1.0,
+                    -1.0,
+                    3.0,
+                    0.05,
+                    "How far to go: 1 is the base model itself and a good start, 0.5 is half way; "
+                    "1.2 to 2 goes past the base, for a stronger push. Below 0 goes the other way "
+                    "and overdoes the finetune.",
+                ),
+            ],
+            outputs=[_weak_model_output()],
+        )
+
+    @classmethod
+    def execute(cls, model: ModelPatcher, base_model: ModelPatcher, amount: float) -> io.NodeOutput:
+        """Return the weaker model; raise ``GuidanceError`` where the two do not fit together."""
+        _check_range(cls.NAME, "amount", amount, -1, 3)
+        return io.NodeOutput(weak_weights.against_base(cls.NAME, model, base_model, amount=amount))
+
+
+class WeakenLora(io.ComfyNode):
+    """``MODEL → MODEL``: the model with its LoRAs turned down."""
+
+    NAME = "Weaken LoRAs"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="WeakenLora",
+            display_name=cls.NAME,
+            category=CATEGORY,
+            description="Turns down or takes off all LoRAs that are on the model. The push then "
+            "goes towards what they have learned, and away from what the model does without them.",
+            inputs=[
+                _model_input("The model, behind its LoRA loaders; it is not changed itself."),
+                _number(
+                    "keep",
+                    0.0,
+                    -1.0,
+                    2.0,
+                    0.05,
+                    "What is left of the LoRAs' strength: 0 takes them off, 0.5 halves them. Below "
+                    "0 turns them around, for a stronger push; above 1 overdoes them, so that the "
+                    "push goes away from too much of them.",
+                ),
+            ],
+            outputs=[_weak_model_output()],
+        )
+
+    @classmethod
+    def execute(cls, model: ModelPatcher, keep: float) -> io.NodeOutput:
+        """Return the weaker model; raise ``GuidanceError`` where there is no LoRA."""
+        _check_range(cls.NAME, "keep", keep, -1, 2)
+        return io.NodeOutput(weak_weights.without_loras(cls.NAME, model, keep=keep))
+
+
+class WeakenWithNoise(io.ComfyNode):
+    """``MODEL → MODEL``: the model with noise on its weights."""
+
+    NAME = "Weaken with Noise"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="WeakenWithNoise",
+            display_name=cls.NAME,
+            category=CATEGORY,
+            description="Blurs what the model has learned, by adding noise to its weights.",
+            inputs=[
+                _model_input(),
+                _number(
+                    "amount",
+                    0.1,
+                    0.001,
+                    2.0,
+                    0.01,
+                    "How much noise, relative to the spread of each tensor's own values. 0.05 to "
+                    "0.2 is useful; from about 0.5 nothing of the picture is left, and the push "
+                    "means nothing.",
+                ),
+                _seed_input(),
+                _blocks_input("all of them"),
+            ],
+            outputs=[_weak_model_output()],
+        )
+
+    @classmethod
+    def execute(cls, model: ModelPatcher, amount: float, seed: int, blocks: str) -> io.NodeOutput:
+        """Return the weaker model; raise ``GuidanceError`` for blocks that it does not have."""
+        _check_range(cls.NAME, "amount", amount, 0.001, 2)
+        keys = _weight_keys(cls.NAME, model, blocks)
+        return io.NodeOutput(
+            weak_weights.with_noise(cls.NAME, model, amount=amount, seed=seed, keys=keys)
+        )
+
+
+class WeakenWithFewerBits(io.ComfyNode):
+    """``MODEL → MODEL``: the model with coarsely rounded weights."""
+
+    NAME = "Weaken with Fewer Bits"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="WeakenWithFewerBits",
+            display_name=cls.NAME,
+            category=CATEGORY,
+            description="Rounds the model's weights to few bits, as a heavy compression would.",
+            inputs=[
+                _model_input(),
+                io.Int.Input(
+                    "bits",
+                    default=4,
+                    min=2,
+                    max=8,
+                    tooltip="Bits per weight, with a scale for each output channel. 3 or 4 is "
+                    "useful: at 8 hardly anything is lost and there is hardly a push, at 2 little "
+                    "is left of the picture.",
+                ),
+                _blocks_input("all of them"),
+            ],
+            outputs=[_weak_model_output()],
+        )
+
+    @classmethod
+    def execute(cls, model: ModelPatcher, bits: int, blocks: str) -> io.NodeOutput:
+        """Return the weaker model; raise ``GuidanceError`` for blocks that it does not have."""
+        _check_range(cls.NAME, "bits", bits, 2, 8)
+        keys = _weight_keys(cls.NAME, model, blocks)
+        return io.NodeOutput(weak_weights.with_fewer_bits(cls.NAME, model, bits=bits, keys=keys))
+
+
+class WeakenWithLowRank(io.ComfyNode):
+    """``MODEL → MODEL``: the model with the small singular values of its weights cut off."""
+
+    NAME = "Weaken with Low Rank"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="WeakenWithLowRank",
+            display_name=cls.NAME,
+            category=CATEGORY,
+            description="Keeps the broad strokes of each weight matrix and cuts off its finer "
+            "ones, as if the model were smaller than it is.",
+            inputs=[
+                _model_input(),
+                _number(
+                    "keep",
+                    0.5,
+                    0.01,
+                    0.99,
+                    0.01,
+                    "Share of the singular values of each matrix that is kept, the largest ones. "
+                    "0.3 to 0.7 is useful; less makes the weak version worse and the push "
+                    "stronger.",
+                ),
+                _blocks_input("all of them"),
+            ],
+            outputs=[_weak_model_output()],
+        )
+
+    @classmethod
+    def execute(cls, model: ModelPatcher, keep: float, blocks: str) -> io.NodeOutput:
+        """Return the weaker model; raise ``GuidanceError`` for blocks that it does not have."""
+        _check_range(cls.NAME, "keep", keep, 0.01, 0.99)
+        keys = _weight_keys(cls.NAME, model, blocks)
+        return io.NodeOutput(weak_weights.with_low_rank(cls.NAME, model, keep=keep, keys=keys))
+
+
+class WeakenWithDropout(io.ComfyNode):
+    """``MODEL → MODEL``: the model with a share of its activations dropped."""
+
+    NAME = "Weaken with Dropout"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="WeakenWithDropout",
+            display_name=cls.NAME,
+            category=CATEGORY,
+            description="Switches off a random share of what goes on inside the model, another "
+            "one at each step. Takes no extra memory.",
+            inputs=[
+                _model_input(),
+                _number(
+                    "rate",
+                    0.1,
+                    0.005,
+                    0.9,
+                    0.005,
+                    "Share of the activations that is dropped. 0.05 to 0.15 is useful; above 0.3 "
+                    "little is left of the picture.",
+                ),
+                _seed_input(),
+                _blocks_input("all of them"),
+            ],
+            outputs=[_weak_model_output()],
+        )
+
+    @classmethod
+    def execute(cls, model: ModelPatcher, rate: float, seed: int, blocks: str) -> io.NodeOutput:
+        """Return the weaker model; raise ``GuidanceError`` for blocks that it does not have."""
+        _check_range(cls.NAME, "rate", rate, 0.005, 0.9)
+        network = Network.of(model)
+        chosen = choose(cls.NAME, network, blocks, auto=network.blocks)
+        return io.NodeOutput(
+            weak_passes.drop_activations(cls.NAME, model, rate=rate, seed=seed, blocks=chosen)
+        )
+
+
+class WeakenAttention(io.ComfyNode):
+    """``MODEL → MODEL``: the model with weakened self-attention."""
+
+    NAME = "Weaken Attention"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="WeakenAttention",
+            display_name=cls.NAME,
+            category=CATEGORY,
+            description="Keeps the parts of the picture from looking at each other, so that the "
+            "push goes towards structure that holds together. Takes no extra memory.",
+            inputs=[
+                _model_input(),
+                io.Combo.Input(
+                    "mode",
+                    options=["identity", "blur", "window"],
+                    default="blur",
+                    tooltip="What is done to the self-attention. identity: each part sees only "
+                    "itself (perturbed attention). blur: what a part looks for is smeared over "
+                    "the picture (smoothed energy). window: each part sees only its neighbourhood "
+                    "(sliding window).",
+                ),
+                _number(
+                    "strength",
+                    1.0,
+                    0.01,
+                    1.0,
+                    0.01,
+                    "How much of it: for identity the share that is mixed in, for blur how wide, "
+                    "for window how narrow. 1 is all of it and a good start, 0.5 is gentle; for "
+                    "window, 1 leaves each part nothing but its own place.",
+                ),
+                _blocks_input("the middle of a U-Net, some a third of the way into a transformer"),
+            ],
+            outputs=[_weak_model_output()],
+        )
+
+    @classmethod
+    def execute(cls, model: ModelPatcher, mode: str, strength: float, blocks: str) -> io.NodeOutput:
+        """Return the weaker model; raise ``GuidanceError`` where it has no such attention."""
+        _check_range(cls.NAME, "strength", strength, 0.01, 1)
+        if mode not in ("identity", "blur", "window"):
+            raise bad_input(cls.NAME, "mode", f"'{mode}'", "'identity', 'blur' or 'window'")
+        network = Network.of(model)
+        if not weak_passes.can_perturb_attention(network):
+            raise bad_input(
+                cls.NAME,
+                "model",
+                f"{name_of(model)}, whose attention this release of ComfyUI lets nobody replace",
+                "a U-Net (SD1.5, SDXL), or a newer ComfyUI, which does",
+            )
+        chosen = choose(
+            cls.NAME,
+            network,
+            blocks,
+            auto=auto.attention_blocks(network),
+            fits=lambda block: weak_passes.has_transformers(network, block),
+            need="self-attention",
+        )
+        return io.NodeOutput(
+            weak_passes.perturb_attention(
+                cls.NAME, model, mode=mode, strength=strength, blocks=chosen
+            )
+        )
+
+
+class WeakenBySkippingBlocks(io.ComfyNode):
+    """``MODEL → MODEL``: the model without some of its blocks."""
+
+    NAME = "Weaken by Skipping Blocks"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="WeakenBySkippingBlocks",
+            display_name=cls.NAME,
+            category=CATEGORY,
+            description="Leaves out whole blocks of the network. The weak version is then faster "
+            "than the model, and takes no extra memory.",
+            inputs=[
+                _model_input(),
+                _blocks_input("the middle of a U-Net, some a third of the way into a transformer"),
+            ],
+            outputs=[_weak_model_output()],
+        )
+
+    @classmethod
+    def execute(cls, model: ModelPatcher, blocks: str) -> io.NodeOutput:
+        """Return the weaker model; raise ``GuidanceError`` for blocks that cannot be skipped."""
+        network = Network.of(model)
+        chosen = choose(
+            cls.NAME,
+            network,
+            blocks,
+            auto=auto.skipped_blocks(network),
+            fits=lambda block: weak_passes.can_be_skipped(network, block),
+            need="something to skip",
+        )
+        return io.NodeOutput(weak_passes.skip_blocks(cls.NAME, model, blocks=chosen))
+
+
+class WeakenTokens(io.ComfyNode):
+    """``MODEL → MODEL``: the model with parts of the picture in the wrong place."""
+
+    NAME = "Weaken Tokens"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="WeakenTokens",
+            display_name=cls.NAME,
+            category=CATEGORY,
+            description="Puts parts of the picture in the wrong place inside the network, another "
+            "order at each step. Takes no extra memory.",
+            inputs=[
+                _model_input(),
+                _number(
+                    "strength",
+                    0.5,
+                    0.01,
+                    1.0,
+                    0.01,
+                    "Share of the picture's tokens that change places. 1 is what the paper uses; "
+                    "0.2 to 0.5 is gentler.",
+                ),
+                _seed_input(),
+                _blocks_input(
+                    "the deepest two on a U-Net's way down, some a third of the way into a "
+                    "transformer"
+                ),
+            ],
+            outputs=[_weak_model_output()],
+        )
+
+    @classmethod
+    def execute(cls, model: ModelPatcher, strength: float, seed: int, blocks: str) -> io.NodeOutput:
+        """Return the weaker model; raise ``GuidanceError`` for blocks that have no tokens."""
+        _check_range(cls.NAME, "strength", strength, 0.01, 1)
+        network = Network.of(model)
+        chosen = choose(
+            cls.NAME,
+            network,
+            blocks,
+            auto=auto.token_blocks(network),
+            fits=lambda block: weak_passes.has_transformers(network, block),
+            need="tokens",
+        )
+        return io.NodeOutput(
+            weak_passes.shuffle_tokens(cls.NAME, model, share=strength, seed=seed, blocks=chosen)
+        )
+
+
+class WeakenPrompt(io.ComfyNode):
+    """``CONDITIONING → CONDITIONING``: a prompt that says less."""
+
+    NAME = "Weaken Prompt"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="WeakenPrompt",
+            display_name=cls.NAME,
+            category=CATEGORY,
+            description="Makes a prompt say less, for the weak version to see. The push then goes "
+            "towards what the prompt asks for, much as with an empty negative prompt but gentler.",
+            inputs=[
+                io.Conditioning.Input("conditioning", tooltip="The prompt to weaken, encoded."),
+                io.Combo.Input(
+                    "mode",
+                    options=["drop", "noise", "blur"],
+                    default="drop",
+                    tooltip="What is done to the prompt. drop: some of its tokens say nothing. "
+                    "noise: all of them say it unclearly. blur: all of them say nearly the same.",
+                ),
+                _number(
+                    "amount",
+                    0.5,
+                    0.01,
+                    1.0,
+                    0.01,
+                    "How much: the share of the tokens that is dropped, noise relative to the "
+                    "prompt's own spread, or how far towards its mean. 0.3 to 0.8 is useful.",
+                ),
+                _seed_input(),
+            ],
+            outputs=[
+                io.Conditioning.Output(
+                    display_name="weak_positive",
+                    tooltip="The weaker prompt, for the weak_positive input of Bad-Version Guider "
+                    "or Patch.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, conditioning: Conditioning, mode: str, amount: float, seed: int
+    ) -> io.NodeOutput:
+        """Return the weaker prompt; raise ``GuidanceError`` for what is no text embedding."""
+        _check_range(cls.NAME, "amount", amount, 0.01, 1)
+        if mode not in ("drop", "noise", "blur"):
+            raise bad_input(cls.NAME, "mode", f"'{mode}'", "'drop', 'noise' or 'blur'")
+        return io.NodeOutput(weak_prompts.weaken_prompt(cls.NAME, conditioning, mode, amount, seed))
+
+
+def _weight_keys(node: str, model: ModelPatcher, blocks: str) -> list[str]:
+    network = Network.of(model)
+    return network.weight_keys(model, choose(node, network, blocks, auto=network.blocks))
+
+
+NODES: list[type[io.ComfyNode]] = [
+    WeakenAgainstBase,
+    WeakenLora,
+    WeakenWithNoise,
+    WeakenWithFewerBits,
+    WeakenWithLowRank,
+    WeakenWithDropout,
+    WeakenAttention,
+    WeakenBySkippingBlocks,
+    WeakenTokens,
+    WeakenPrompt,
+]
