@@ -4,62 +4,117 @@ import inspect
 
 import pytest
 
-from engine.install import ROOT
-
-INPUTS = {
-    "BadVersionGuider": {
-        "model": "MODEL",
-        "positive": "CONDITIONING",
-        "cfg": "FLOAT",
-        "weak_scale": "FLOAT",
-        "negative": "CONDITIONING",
-        "weak_model": "MODEL",
-        "weak_positive": "CONDITIONING",
-    },
-    "BadVersionPatch": {
-        "model": "MODEL",
-        "weak_scale": "FLOAT",
-        "weak_model": "MODEL",
-        "weak_positive": "CONDITIONING",
-    },
+# Types of the inputs, then of the output, by which saved workflows find their way.
+WORKFLOWS_RELY_ON = {
+    "BadVersionGuider": (
+        {
+            "model": "MODEL",
+            "positive": "CONDITIONING",
+            "cfg": "FLOAT",
+            "weak_scale": "FLOAT",
+            "negative": "CONDITIONING",
+            "weak_model": "MODEL",
+            "weak_positive": "CONDITIONING",
+        },
+        "GUIDER",
+    ),
+    "BadVersionPatch": (
+        {
+            "model": "MODEL",
+            "weak_scale": "FLOAT",
+            "weak_model": "MODEL",
+            "weak_positive": "CONDITIONING",
+        },
+        "MODEL",
+    ),
+    "WeakenAgainstBase": ({"model": "MODEL", "base_model": "MODEL", "amount": "FLOAT"}, "MODEL"),
+    "WeakenLora": ({"model": "MODEL", "keep": "FLOAT"}, "MODEL"),
+    "WeakenWithNoise": (
+        {"model": "MODEL", "amount": "FLOAT", "seed": "INT", "blocks": "STRING"},
+        "MODEL",
+    ),
+    "WeakenWithFewerBits": ({"model": "MODEL", "bits": "INT", "blocks": "STRING"}, "MODEL"),
+    "WeakenWithLowRank": ({"model": "MODEL", "keep": "FLOAT", "blocks": "STRING"}, "MODEL"),
+    "WeakenWithDropout": (
+        {"model": "MODEL", "rate": "FLOAT", "seed": "INT", "blocks": "STRING"},
+        "MODEL",
+    ),
+    "WeakenAttention": (
+        {"model": "MODEL", "mode": "COMBO", "strength": "FLOAT", "blocks": "STRING"},
+        "MODEL",
+    ),
+    "WeakenBySkippingBlocks": ({"model": "MODEL", "blocks": "STRING"}, "MODEL"),
+    "WeakenTokens": (
+        {"model": "MODEL", "strength": "FLOAT", "seed": "INT", "blocks": "STRING"},
+        "MODEL",
+    ),
+    "WeakenPrompt": (
+        {"conditioning": "CONDITIONING", "mode": "COMBO", "amount": "FLOAT", "seed": "INT"},
+        "CONDITIONING",
+    ),
 }
 OPTIONAL = {"negative", "weak_model", "weak_positive"}
+CHOICES = {
+    "WeakenAttention": {"mode": ["identity", "blur", "window"]},
+    "WeakenPrompt": {"mode": ["drop", "noise", "blur"]},
+}
 
 
-@pytest.fixture(params=INPUTS)
+@pytest.fixture(params=WORKFLOWS_RELY_ON)
 def schema(request, comfy_nodes):
     return comfy_nodes[request.param].GET_SCHEMA()
 
 
+def numbers(schema):
+    return [i for i in schema.inputs if i.io_type in ("FLOAT", "INT")]
+
+
+def test_knows_every_node_of_the_pack(pack):
+    assert {node.define_schema().node_id for node in pack.NODES} == WORKFLOWS_RELY_ON.keys()
+
+
 def test_inputs_have_the_names_and_types_that_workflows_rely_on(schema):
-    assert {i.id: i.io_type for i in schema.inputs} == INPUTS[schema.node_id]
-    assert {i.id for i in schema.inputs if i.optional} == OPTIONAL & INPUTS[schema.node_id].keys()
+    inputs, _ = WORKFLOWS_RELY_ON[schema.node_id]
+    # The order too: a workflow saves the values of widgets without their names.
+    assert [(i.id, i.io_type) for i in schema.inputs] == list(inputs.items())
+    assert {i.id for i in schema.inputs if i.optional} == OPTIONAL & inputs.keys()
 
 
 def test_output_has_the_type_that_workflows_rely_on(schema):
-    wanted = {"BadVersionGuider": "GUIDER", "BadVersionPatch": "MODEL"}
-    assert [o.io_type for o in schema.outputs] == [wanted[schema.node_id]]
+    _, output = WORKFLOWS_RELY_ON[schema.node_id]
+    assert [o.io_type for o in schema.outputs] == [output]
+
+
+def test_choices_are_those_that_workflows_rely_on(schema):
+    choices = {i.id: i.options for i in schema.inputs if i.io_type == "COMBO"}
+    assert choices == CHOICES.get(schema.node_id, {})
 
 
 def test_everything_has_words_for_the_artist(schema):
-    assert schema.display_name and schema.description and schema.category == "bad version"
+    weakens = schema.node_id.startswith("Weaken")
+    assert schema.category == ("bad version/weaken" if weakens else "bad version")
+    assert schema.display_name and len(schema.description) > 50
     for part in [*schema.inputs, *schema.outputs]:
         assert part.tooltip and len(part.tooltip) > 20, part.id
 
 
-def test_numbers_have_bounds_with_off_and_default_inside(schema):
-    numbers = [i for i in schema.inputs if i.io_type == "FLOAT"]
-    assert numbers
-    for number in numbers:
-        assert number.min <= 1.0 < number.default <= number.max
+def test_numbers_have_bounds_with_the_default_inside(schema):
+    for number in numbers(schema):
+        assert number.min is not None and number.max is not None, number.id
+        assert number.min <= number.default <= number.max, number.id
+        assert number.min < number.max, number.id
+
+
+def test_scales_can_be_switched_off_and_are_on_at_first(schema):
+    for scale in (i for i in numbers(schema) if i.id in ("cfg", "weak_scale")):
+        assert scale.min <= 1.0 < scale.default
+
+
+def test_blocks_are_chosen_by_the_node_until_the_artist_does(schema):
+    for blocks in (i for i in schema.inputs if i.id == "blocks"):
+        assert blocks.default == "auto"
 
 
 def test_execute_takes_what_the_schema_declares(schema, comfy_nodes):
     parameters = inspect.signature(comfy_nodes[schema.node_id].execute).parameters
     assert list(parameters) == [i.id for i in schema.inputs]
-
-
-@pytest.mark.parametrize("page", ["{}.md", "{}/zh.md"])
-def test_help_page_explains_every_input(page, schema):
-    text = (ROOT / "web" / "docs" / page.format(schema.node_id)).read_text(encoding="utf-8")
-    assert [i.id for i in schema.inputs if f"`{i.id}`" not in text and i.id not in text] == []

@@ -9,10 +9,15 @@ import pytest
 
 from engine.install import ROOT
 
-NODE_IDS = ("BadVersionGuider", "BadVersionPatch")
-
 # What ComfyUI's own Chinese leaves in Latin letters.
 SAME_IN_CHINESE = {"CFG"}
+
+
+@pytest.fixture
+def schemas(pack) -> dict[str, Any]:
+    """What every node of the pack says about itself, by node id."""
+    schemas = [node.define_schema() for node in pack.NODES]
+    return {schema.node_id: schema for schema in schemas}
 
 
 def node_definitions(language: str) -> dict[str, Any]:
@@ -29,24 +34,28 @@ def texts(tree: dict[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
             yield where, value
 
 
-@pytest.mark.parametrize("node_id", NODE_IDS)
-def test_english_says_what_the_nodes_say(comfy_nodes, node_id):
-    schema = comfy_nodes[node_id].define_schema()
-    assert node_definitions("en")[node_id] == {
-        "display_name": schema.display_name,
-        "description": schema.description,
-        "inputs": {i.id: {"name": i.id, "tooltip": i.tooltip} for i in schema.inputs},
-        "outputs": {
-            str(number): {"name": output.display_name, "tooltip": output.tooltip}
-            for number, output in enumerate(schema.outputs)
-        },
+def help_page(language: str, node_id: str) -> str:
+    name = {"en": f"{node_id}.md", "zh": f"{node_id}/zh.md"}[language]
+    return (ROOT / "web" / "docs" / name).read_text(encoding="utf-8")
+
+
+def numbers(text: str) -> set[str]:
+    return set(re.findall(r"\d+(?:\.\d+)?", text))
+
+
+def test_english_says_what_the_nodes_say(schemas):
+    assert node_definitions("en") == {
+        node_id: {
+            "display_name": schema.display_name,
+            "description": schema.description,
+            "inputs": {i.id: {"name": i.id, "tooltip": i.tooltip} for i in schema.inputs},
+            "outputs": {
+                str(number): {"name": output.display_name, "tooltip": output.tooltip}
+                for number, output in enumerate(schema.outputs)
+            },
+        }
+        for node_id, schema in schemas.items()
     }
-
-
-@pytest.mark.parametrize("language", ["en", "zh"])
-def test_covers_the_nodes_of_the_pack(pack, language):
-    ids = [node.define_schema().node_id for node in sorted(pack.NODES, key=lambda n: n.__name__)]
-    assert sorted(node_definitions(language)) == ids
 
 
 def test_chinese_has_the_texts_that_english_has():
@@ -56,24 +65,83 @@ def test_chinese_has_the_texts_that_english_has():
         assert re.search(r"[\u4e00-\u9fff]", text) or text in SAME_IN_CHINESE, where
 
 
-def test_shelf_of_the_menu_has_a_chinese_name(comfy_nodes):
+def test_chinese_names_the_numbers_that_english_names():
+    """Useful ranges and defaults change now and then, and must do so in both languages."""
+    english, chinese = (dict(texts(node_definitions(language))) for language in ("en", "zh"))
+    differing = [where for where in english if numbers(english[where]) != numbers(chinese[where])]
+    assert differing == []
+
+
+def test_nodes_have_names_of_their_own():
+    for language in ("en", "zh"):
+        names = [node["display_name"] for node in node_definitions(language).values()]
+        assert len(set(names)) == len(names)
+
+
+def test_shelves_of_the_menu_have_chinese_names(schemas):
     path = ROOT / "locales" / "zh" / "main.json"
     names = json.loads(path.read_text(encoding="utf-8"))["nodeCategories"]
-    assert {comfy_nodes[node_id].define_schema().category for node_id in NODE_IDS} == names.keys()
+    # The page looks up each part of a category by itself.
+    shelves = {part for schema in schemas.values() for part in schema.category.split("/")}
+    assert shelves == names.keys()
     assert all(re.fullmatch(r"[\u4e00-\u9fff]+", name) for name in names.values())
 
 
-@pytest.mark.parametrize("node_id", NODE_IDS)
 @pytest.mark.parametrize(
-    ("page", "entry"),
+    ("language", "entry"),
     [
-        ("{}.md", r"^\*\*(\w+)\*\* (?:\(optional\) )?– "),
-        ("{}/zh.md", r"^\*\*.+\*\*（(\w+)(?:，可选)?）："),
+        ("en", r"^\*\*(\w+)\*\* (?:\(optional\) )?– "),
+        ("zh", r"^\*\*.+\*\*（(\w+)(?:，可选)?）："),
     ],
     ids=["en", "zh"],
 )
-def test_help_explains_inputs_and_outputs(comfy_nodes, node_id, page, entry):
-    text = (ROOT / "web" / "docs" / page.format(node_id)).read_text(encoding="utf-8")
-    schema = comfy_nodes[node_id].define_schema()
-    names = [i.id for i in schema.inputs] + [o.display_name for o in schema.outputs]
-    assert re.findall(entry, text, re.MULTILINE) == names
+def test_help_explains_inputs_and_outputs(schemas, language, entry):
+    for node_id, schema in schemas.items():
+        names = [i.id for i in schema.inputs] + [o.display_name for o in schema.outputs]
+        assert re.findall(entry, help_page(language, node_id), re.MULTILINE) == names, node_id
+
+
+def test_help_says_which_inputs_are_optional(schemas):
+    for node_id, schema in schemas.items():
+        optional = [i.id for i in schema.inputs if i.optional]
+        english, chinese = (help_page(language, node_id) for language in ("en", "zh"))
+        assert re.findall(r"^\*\*(\w+)\*\* \(optional\) – ", english, re.MULTILINE) == optional
+        assert re.findall(r"^\*\*.+\*\*（(\w+)，可选）：", chinese, re.MULTILINE) == optional
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_help_has_the_title_and_the_labels_of_the_node(language):
+    for node_id, node in node_definitions(language).items():
+        page = help_page(language, node_id)
+        title = page.splitlines()[0]
+        assert title.startswith(f"# {node['display_name']}"), node_id
+        for part in [*node["inputs"].values(), *node["outputs"].values()]:
+            assert f"\n**{part['name']}**" in page, f"{node_id}, {part['name']}"
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_help_names_the_numbers_of_the_tooltips(schemas, language):
+    for node_id, schema in schemas.items():
+        named = numbers(help_page(language, node_id))
+        for part in schema.inputs:
+            assert numbers(part.tooltip) <= named, f"{node_id}, {part.id}"
+
+
+def test_help_has_the_same_sections_and_papers_in_both_languages(schemas):
+    for node_id in schemas:
+        pages = [help_page(language, node_id) for language in ("en", "zh")]
+        english, chinese = (re.findall(r"^(#+) ", page, re.MULTILINE) for page in pages)
+        assert english == chinese and len(english) > 5, node_id
+        english, chinese = (sorted(re.findall(r"arxiv\.org/abs/([\d.]+)", page)) for page in pages)
+        assert english == chinese, node_id
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_help_explains_every_choice(schemas, language):
+    for node_id, schema in schemas.items():
+        page = help_page(language, node_id)
+        choices = [choice for i in schema.inputs if i.io_type == "COMBO" for choice in i.options]
+        if any(i.id == "blocks" for i in schema.inputs):
+            choices += ["auto", "all"]
+        for choice in choices:
+            assert f"\n- `{choice}`" in page, f"{node_id}, {choice}"
