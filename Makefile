@@ -8,13 +8,14 @@ python := build/venv/bin/python
 newest := 0.3.75
 oldest := 0.3.52
 
-.PHONY: help demo test models card lint clean
+.PHONY: help demo test models card bench bench-speed lint clean
 
 help:
 	@echo "make demo     see a bad version at work: a real ComfyUI, tiny models, no GPU"
 	@echo "make test     check style and run all tests, on ComfyUI $(newest) and $(oldest)"
 	@echo "make models   train the tiny models of demo and tests anew"
 	@echo "make card     measure the tiny models, and write tests/assets/README.md"
+	@echo "make bench    measure what guidance costs; bench-speed is its part on time and memory"
 	@echo "make lint     check style only"
 	@echo "make clean    delete what was set up (build/)"
 	@echo
@@ -32,6 +33,12 @@ models:
 card:
 	@$(set_up)
 	cd tests && ../$(python) -m digits.evaluate
+
+bench: bench-speed
+
+bench-speed:
+	@$(set_up)
+	cd tests && ../$(python) -m bench.speed
 
 lint:
 	@$(set_up)

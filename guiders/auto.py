@@ -62,7 +62,7 @@ def weak_version(node: str, model: ModelPatcher) -> ModelPatcher:
         weak = weak_passes.perturb_attention(
             node, model, mode="blur", strength=1.0, blocks=attention
         )
-    elif skipped:
+    elif skipped and all(weak_passes.can_be_skipped(network, block) for block in skipped):
         how = f"without {summary(skipped)}"
         weak = weak_passes.skip_blocks(node, model, blocks=skipped)
     else:

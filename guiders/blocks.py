@@ -171,7 +171,7 @@ def choose(
         need: what a block must have for that, in words.
 
     Returns:
-        The blocks, each once, in the order of the network. Of a range, those that fit.
+        The blocks, each once, in the order of the network. Of an item, those that fit.
 
     Raises:
         GuidanceError: for what cannot be read, what the network does not have, and where no
@@ -214,7 +214,7 @@ class _Reader:
         if name in ("auto", "all"):
             if match["first"] is not None or match["part"] is not None:
                 raise self.error(f"'{item}'")
-            return list(auto) if name == "auto" else self._fitting(self._network.blocks, item)
+            return self._fitting(auto if name == "auto" else self._network.blocks, item)
         pool = self._pool(name, item)
         if match["first"] is not None:
             pool = self._cut(pool, match["first"], match["last"], item)
@@ -263,7 +263,7 @@ class _Reader:
             raise self.error(f"'{item}'")
         return pool[start : end + 1]
 
-    def _fitting(self, blocks: list[Block], item: str) -> list[Block]:
+    def _fitting(self, blocks: Iterable[Block], item: str) -> list[Block]:
         fitting = [block for block in blocks if self._fits(block)]
         if not fitting:
             raise self.error(f"'{item}'")

@@ -47,7 +47,7 @@ class Pass:
         options: ComfyUI's transformer options of this pass, to be changed at will.
         undo: what is pushed here happens when the pass is over.
         reached: blocks that have been made worse, in this pass or one before it.
-        one_stream: kinds of blocks that have been seen to return one tensor like their first.
+        one_stream: lists whose blocks have been seen to return one tensor like their first.
     """
 
     network: Network
@@ -56,7 +56,7 @@ class Pass:
     options: dict[str, Any]
     undo: ExitStack
     reached: set[Block]
-    one_stream: set[type[nn.Module]]
+    one_stream: set[str]
 
     @property
     def sigma(self) -> float:
@@ -94,14 +94,19 @@ def has_transformers(network: Network, block: Block) -> bool:
     if network.is_unet:
         return bool(network.transformers(block))
     # Lumina and its kin refine the text on its own, in blocks like all others.
-    return block.path != "" and not block.group.startswith("context")
+    return _is_called(network, block) and not block.group.startswith("context")
 
 
 def can_be_skipped(network: Network, block: Block) -> bool:
     """Whether what comes out of a block is its input plus something."""
     if not network.is_unet or block.part is not None:
-        return block.path != ""
+        return _is_called(network, block)
     return any(map(_is_residual, network.module_of(block)))
+
+
+def _is_called(network: Network, block: Block) -> bool:
+    """Whether a block is a part of the network with a forward of its own, and no mere list."""
+    return block.path != "" and not isinstance(network.module_of(block), nn.ModuleList)
 
 
 def skip_blocks(node: str, model: ModelPatcher, *, blocks: Sequence[Block]) -> ModelPatcher:
@@ -260,7 +265,7 @@ def _weakened(
 ) -> ModelPatcher:
     """Return a clone of ``model`` with ``change`` made to each of its passes."""
     reached: set[Block] = set()
-    one_stream: set[type[nn.Module]] = set()
+    one_stream: set[str] = set()
     network: Network | None = None
     passes = 0
 
@@ -344,9 +349,9 @@ def _around(node: str, run: Pass, blocks: Sequence[Block], visit: Visit) -> None
                 return original(*args, **kwargs)
             name = None if args else next(iter(kwargs))
             x = args[0] if args else kwargs[name]
-            if type(module) not in run.one_stream:
-                _require_one_stream(node, module, original, x, args, kwargs)
-                run.one_stream.add(type(module))
+            if block.group not in run.one_stream:
+                _require_one_stream(node, block, original, x, args, kwargs)
+                run.one_stream.add(block.group)
 
             def go_on(streams: Streams) -> Streams:
                 if name is None:
@@ -367,7 +372,7 @@ def _around(node: str, run: Pass, blocks: Sequence[Block], visit: Visit) -> None
 
 def _require_one_stream(
     node: str,
-    module: nn.Module,
+    block: Block,
     forward: Callable[..., Any],
     x: Any,
     args: tuple[Any, ...],
@@ -383,10 +388,11 @@ def _require_one_stream(
             return
     raise bad_input(
         node,
-        "model",
-        f"one whose blocks ({type(module).__name__}) pass on more than one sequence, which this "
-        "ComfyUI offers no place to stand in for",
-        "another model, or another way to weaken it, such as noise or dropout",
+        "blocks",
+        f"{block}, which passes on more than one sequence, and which this ComfyUI lets nobody "
+        "stand in for",
+        f"other blocks than those of {block.group}, or another way to weaken the model, such as "
+        "noise or dropout",
     )
 
 

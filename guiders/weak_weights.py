@@ -301,6 +301,9 @@ def _check_fit(
             return f"{key} is missing"
         if base_weights[key].shape != weights[key].shape:
             return f"{key} is {_size(base_weights[key])} instead of {_size(weights[key])}"
+        _, _, convert = comfy.model_patcher.get_key_weight(base.model, key)
+        if convert is None and not base_weights[key].dtype.is_floating_point:
+            return f"{key} is packed in a way that only its own loader can read"
         return None
 
     misfits = [text for text in map(misfit, weights) if text is not None]

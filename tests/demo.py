@@ -1,20 +1,18 @@
 """A bad version at work, on a real ComfyUI with tiny models: what `make demo` runs.
 
-Draws the ten digits four times from the same noise: without guidance, with a negative prompt, with
-a bad version, with both. The graph is workflows/bad_version_digits.json, and only its guider is
-changed from one way to the next. Puts all pictures on one sheet, build/demo/sheet.png, and lets a
-classifier that has only ever seen real digits read them.
+Draws the ten digits five times from the same noise: without guidance, with a negative prompt, away
+from a bad version that the model makes of itself, away from a weaker model, and from that and a
+negative prompt. The graph is workflows/bad_version_digits.json, and only its guider is changed from
+one way to the next. Puts all pictures on one sheet, build/demo/sheet.png, and lets a classifier
+that has only ever seen real digits read them.
 
     make demo                                           # the sheet
-    build/venv/bin/python tests/demo.py --readme        # the pictures of README and workflow, too
+    build/venv/bin/python tests/demo.py --readme        # the pictures of README and workflows, too
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
-import io
-import json
 import shutil
 import sys
 import time
@@ -26,16 +24,17 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+import cards
+from cards import DIM_TEXT, GROUND, TEXT
 from digits.classifier import read_digits
 from engine.install import ROOT, SetupError
 from engine.library import LoadError
 from engine.server import Server, ServerError, running_server
 from engine.workflow import Prompt, find_node, to_prompt
 
-WORKFLOW = ROOT / "workflows" / "bad_version_digits.json"
+WORKFLOW = "bad_version_digits"
 OUT = ROOT / "build" / "demo"
 README_PICTURE = ROOT / "docs" / "demo.jpg"
-CARD_PICTURE = WORKFLOW.with_suffix(".jpg")
 
 DIGITS = range(10)
 PER_DIGIT = 6
@@ -44,12 +43,9 @@ SHOWN = 2  # So many of them on the sheet.
 # On the sheet, in pixels.
 CELL = 96
 MARGIN = 24
-LABEL_WIDTH = 250
+LABEL_WIDTH = 290
 LINE = 32
 GAP = 28
-GROUND = (14, 17, 26)  # That of the pictures themselves.
-TEXT = (232, 234, 240)
-DIM_TEXT = (140, 147, 163)
 
 
 @dataclass(frozen=True)
@@ -64,8 +60,9 @@ class Way:
 WAYS = (
     Way("No guidance", unplugged=("negative", "weak_model"), scales=()),
     Way("Negative prompt", unplugged=("weak_model",), scales=("cfg",)),
-    Way("Bad version", unplugged=("negative",), scales=("weak_scale",)),
-    Way("Both", unplugged=(), scales=("cfg", "weak_scale")),
+    Way("Bad version of itself", unplugged=("negative", "weak_model"), scales=("weak_scale",)),
+    Way("Weaker model", unplugged=("negative",), scales=("weak_scale",)),
+    Way("Weaker and negative", unplugged=(), scales=("cfg", "weak_scale")),
 )
 
 
@@ -87,15 +84,13 @@ class Row:
 
 def guided(prompt: Prompt, way: Way, digit: int) -> Prompt:
     """The workflow's prompt, guided another way, for some pictures of a digit."""
-    prompt = copy.deepcopy(prompt)
+    prompt = cards.set_inputs(cards.with_digit(prompt, digit), batch_size=PER_DIGIT)
     guider = prompt[find_node(prompt, "BadVersionGuider")]
     inputs = guider["inputs"]
-    prompt[inputs["positive"][0]]["inputs"]["digit"] = str(digit)
-    prompt[find_node(prompt, "EmptySD3LatentImage")]["inputs"]["batch_size"] = PER_DIGIT
     for name in way.unplugged:
         del inputs[name]
     if not way.scales:
-        # With nothing to push away from, our guider asks for a bad version; core's needs none.
+        # With nothing plugged in, our guider makes a bad version by itself; core's makes none.
         guider["class_type"] = "BasicGuider"
         guider["inputs"] = {"model": inputs["model"], "conditioning": inputs["positive"]}
     return prompt
@@ -103,7 +98,7 @@ def guided(prompt: Prompt, way: Way, digit: int) -> Prompt:
 
 def run_way(server: Server, prompt: Prompt, way: Way) -> Row:
     """Draw all digits one way, with a line of progress."""
-    print(f"{way.name:15} ", end="", flush=True)
+    print(f"{way.name:22} ", end="", flush=True)
     start = time.monotonic()
     pictures = []
     for digit in DIGITS:
@@ -122,10 +117,9 @@ def run_way(server: Server, prompt: Prompt, way: Way) -> Row:
 
 
 def run(server: Server, prompt: Prompt) -> list[Image.Image]:
-    """Run a prompt; returns the pictures that it has saved."""
-    outputs = server.wait(server.queue(prompt))["outputs"]
-    references = outputs[find_node(prompt, "SaveImage")]["images"]
-    return [Image.open(io.BytesIO(server.image(each))).convert("RGB") for each in references]
+    """Run a prompt; returns the pictures that its one node has saved."""
+    (pictures,) = cards.run(server, prompt).values()
+    return pictures
 
 
 def as_tensor(pictures: Sequence[Image.Image]) -> torch.Tensor:
@@ -135,9 +129,7 @@ def as_tensor(pictures: Sequence[Image.Image]) -> torch.Tensor:
 
 def warm_up(server: Server, prompt: Prompt) -> None:
     """Let the server load all models, so that no way of guiding waits for them."""
-    prompt = copy.deepcopy(prompt)
-    prompt[find_node(prompt, "BasicScheduler")]["inputs"]["steps"] = 1
-    run(server, prompt)
+    run(server, cards.set_inputs(prompt, steps=1))
 
 
 def draw_sheet(rows: Sequence[Row]) -> Image.Image:
@@ -162,30 +154,8 @@ def draw_sheet(rows: Sequence[Row]) -> Image.Image:
         for digit, pictures in zip(DIGITS, row.pictures, strict=True):
             for j, picture in enumerate(pictures[:SHOWN]):
                 place = (MARGIN + LABEL_WIDTH + digit * CELL, top + j * CELL)
-                sheet.paste(enlarged(picture, CELL), place)
+                sheet.paste(picture.resize((CELL, CELL), Image.Resampling.BICUBIC), place)
     return sheet
-
-
-def draw_card(without: Row, guided_row: Row, digits: Sequence[int] = (1, 4, 8)) -> Image.Image:
-    """The square picture for ComfyUI's template browser: some digits without, below them with."""
-    cell, label = 168, 52
-    side = len(digits) * cell + 8
-    card = Image.new("RGB", (side, side), GROUND)
-    draw = ImageDraw.Draw(card)
-    for i, (text, row) in enumerate(
-        (("without guidance", without), ("away from the bad version", guided_row))
-    ):
-        top = 20 + i * (side // 2)
-        draw.text((side // 2, top + label // 2 - 8), text, TEXT, ImageFont.load_default(27), "mm")
-        for j, digit in enumerate(digits):
-            picture = enlarged(row.pictures[digit][0], cell)
-            card.paste(picture, (4 + j * cell, top + label - 14))
-    return card
-
-
-def enlarged(picture: Image.Image, side: int) -> Image.Image:
-    """The picture at another size."""
-    return picture.resize((side, side), Image.Resampling.BICUBIC)
 
 
 def save(rows: Sequence[Row]) -> Path:
@@ -208,16 +178,19 @@ def main(arguments: Sequence[str] | None = None) -> str | None:
     parser.add_argument(
         "--readme",
         action="store_true",
-        help=f"also renew {README_PICTURE.relative_to(ROOT)} and {CARD_PICTURE.relative_to(ROOT)}",
+        help=f"also renew {README_PICTURE.relative_to(ROOT)} and the pictures in workflows/",
     )
     options = parser.parse_args(arguments)
     try:
         print("Starting ComfyUI …", flush=True)
         with running_server() as server:
-            prompt = to_prompt(json.loads(WORKFLOW.read_text("utf-8")), server.object_info())
+            prompt = to_prompt(cards.load(WORKFLOW), server.object_info())
             print("Loading the models …", flush=True)
             warm_up(server, prompt)
             rows = [run_way(server, prompt, way) for way in WAYS]
+            if options.readme:
+                for path in cards.renew(server):
+                    print(f"Renewed {path.relative_to(ROOT)}.", flush=True)
     except (ServerError, SetupError, LoadError) as error:
         return str(error)
     except KeyboardInterrupt:
@@ -226,8 +199,6 @@ def main(arguments: Sequence[str] | None = None) -> str | None:
     if options.readme:
         README_PICTURE.parent.mkdir(exist_ok=True)
         draw_sheet(rows).save(README_PICTURE, quality=88)
-        no_guidance, _, bad_version, _ = rows
-        draw_card(no_guidance, bad_version).save(CARD_PICTURE, quality=90)
     return None
 
 

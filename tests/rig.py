@@ -251,7 +251,7 @@ def add_weights(model: ModelPatcher, strength: float = 0.3, seed: int = 3) -> Mo
     patches = {
         key: ("diff", (torch.randn(weight.shape, generator=generator) / weight.shape[1] ** 0.5,))
         for key, weight in model.model.state_dict().items()
-        if "attn" in key and weight.ndim == 2
+        if "att" in key and weight.ndim == 2
     }
     assert patches
     patched = model.clone()

@@ -128,6 +128,39 @@ def sdxl(seed: int, middle_depth: int = 2) -> ModelPatcher:
     )
 
 
+def video_unet(seed: int) -> ModelPatcher:
+    """A v-prediction U-Net of the SVD kind: each picture of a batch is a frame of one video."""
+    return _patcher(
+        comfy.supported_models.SVD_img2vid(
+            {
+                "image_size": 32,
+                "in_channels": 8,
+                "out_channels": 4,
+                "model_channels": 64,  # of which each head has 64
+                "num_res_blocks": [1, 1],
+                "channel_mult": [1, 2],
+                "transformer_depth": [1, 1],
+                "transformer_depth_output": [1, 1, 1, 1],
+                "transformer_depth_middle": 1,
+                "use_spatial_transformer": True,
+                "context_dim": CONTEXT_WIDTH,
+                "legacy": False,
+                "use_linear_in_transformer": True,
+                "num_classes": "sequential",
+                "adm_in_channels": 3 * 256,
+                "extra_ff_mix_layer": True,
+                "use_spatial_context": True,
+                "merge_strategy": "learned_with_images",
+                "merge_factor": 0.0,
+                "video_kernel_size": [3, 1, 1],
+                "use_temporal_resblock": True,
+                "use_temporal_attention": True,
+            }
+        ),
+        seed,
+    )
+
+
 def sd3(seed: int, dual_attention: tuple[int, ...] = ()) -> ModelPatcher:
     """A flow MMDiT of the SD3 kind; blocks of ``dual_attention`` also attend to the image alone."""
     return _patcher(
@@ -402,3 +435,4 @@ ARCHITECTURES = [
 ]
 if hasattr(comfy.supported_models, "ZImage"):  # not yet in the oldest release of ComfyUI
     ARCHITECTURES.append(Architecture("z_image", z_image, _IMAGE, ("layers",)))
+BY_NAME = {architecture.name: architecture for architecture in ARCHITECTURES}

@@ -45,10 +45,11 @@ def read_digits(images: Tensor) -> np.ndarray:
     return digit_classifier().predict(_features(images))
 
 
-def held_out_accuracy() -> float:
+def held_out_accuracy(bold: bool = False) -> float:
     """Share of the 360 held-out real digits that the classifier reads right, 0..1."""
     split = digit_split()
-    pictures = draw(split.held_out_images, torch.Generator().manual_seed(1), augment=False)
+    generator = torch.Generator().manual_seed(1)
+    pictures = draw(split.held_out_images, generator, augment=False, bold=bold)
     return float((read_digits(pictures.movedim(1, -1)) == split.held_out_labels.numpy()).mean())
 
 

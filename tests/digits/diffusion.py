@@ -6,6 +6,7 @@ schedule, uniform before its shift of 3.
 """
 
 import copy
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import comfy.ops
@@ -70,12 +71,18 @@ class LatentBank:
 
 
 @torch.no_grad()
-def encode_pictures(vae: nn.Module, copies: int, seed: int) -> dict[tuple[int, int], LatentBank]:
+def encode_pictures(
+    vae: nn.Module,
+    copies: int,
+    seed: int,
+    sizes: Iterable[tuple[int, int]] = LATENT_SIZES,
+    bold: bool = False,
+) -> dict[tuple[int, int], LatentBank]:
     """Draw and encode every training digit `copies` times at 64x64, and some at each other size."""
     split = digit_split()
     generator = torch.Generator().manual_seed(seed)
     banks = {}
-    for size in LATENT_SIZES:
+    for size in sizes:
         if size == (8, 8):
             chosen = torch.arange(len(split.train_labels)).repeat(copies)
         else:
@@ -87,7 +94,7 @@ def encode_pictures(vae: nn.Module, copies: int, seed: int) -> dict[tuple[int, i
         latents = []
         for images in batches:
             # The bare encoder: its own scale and shift undo ComfyUI's (see autoencoder.py).
-            latents.append(vae.taesd_encoder(draw(images, generator, height, width)))
+            latents.append(vae.taesd_encoder(draw(images, generator, height, width, bold=bold)))
             progress.step()
         banks[size] = LatentBank(torch.cat(latents), split.train_labels[chosen])
     return banks
@@ -133,25 +140,25 @@ def train_mmdit(recipe: Recipe, banks: dict[tuple[int, int], LatentBank], title:
     model = build_mmdit(recipe.depth)
 
     average = copy.deepcopy(model)
-    optimizer = _adamw(model, recipe.learning_rate)
+    optimizer = adamw(model, recipe.learning_rate)
     warm_up = torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, total_iters=100)
     progress = Progress(title, recipe.steps)
     for step in range(recipe.steps):
         with torch.autocast("cpu", torch.bfloat16):
             loss = flow_matching_loss(model, banks, recipe.batch, generator)
-        _optimize(model, optimizer, warm_up, loss)
+        optimize(model, optimizer, warm_up, loss)
         decay = min(EMA_DECAY, (1 + step) / (10 + step))
         with torch.no_grad():
             torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
         progress.step(loss=loss.item())
 
     freeze_rounded(average)
-    optimizer = _adamw(average, recipe.learning_rate / 4)
+    optimizer = adamw(average, recipe.learning_rate / 4)
     fall = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=recipe.anneal_steps)
     progress = Progress(f"{title}, annealing", recipe.anneal_steps)
     for _ in range(recipe.anneal_steps):
         loss = flow_matching_loss(average, banks, recipe.batch, generator)
-        _optimize(average, optimizer, fall, loss)
+        optimize(average, optimizer, fall, loss)
         progress.step(loss=loss.item())
     return average.requires_grad_(False).eval()
 
@@ -163,8 +170,8 @@ def flow_matching_loss(
     generator: torch.Generator,
 ) -> Tensor:
     """Mean squared error of the velocity on a random batch; scalar."""
-    weights = torch.tensor(list(LATENT_SIZES.values()))
-    size = list(LATENT_SIZES)[torch.multinomial(weights, 1, generator=generator).item()]
+    weights = torch.tensor([LATENT_SIZES[size] for size in banks])
+    size = list(banks)[torch.multinomial(weights, 1, generator=generator).item()]
     bank = banks[size]
     chosen = torch.randint(len(bank.latents), (batch,), generator=generator)
     x0, classes = bank.latents[chosen], bank.labels[chosen]
@@ -178,14 +185,14 @@ def flow_matching_loss(
     return (velocity.float() - (noise - x0)).square().mean()
 
 
-def _adamw(model: nn.Module, learning_rate: float) -> torch.optim.AdamW:
+def adamw(model: nn.Module, learning_rate: float) -> torch.optim.AdamW:
     trainable = [p for p in model.parameters() if p.requires_grad]
     return torch.optim.AdamW(
         trainable, lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True
     )
 
 
-def _optimize(
+def optimize(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,

@@ -26,6 +26,8 @@ UPSCALE = 8
 # Grey values between which an upscaled stroke rises from ground to full ink. The narrow ramp
 # turns the blur of bicubic upscaling into a crisp, anti-aliased outline.
 INK_RAMP = (0.3, 0.7)
+# The same for bold strokes: the blur around them is ink as well.
+BOLD_RAMP = (0.12, 0.42)
 GROUND = (0.055, 0.065, 0.10)
 
 
@@ -64,6 +66,7 @@ def draw(
     height: int = PICTURE_SIZE,
     width: int = PICTURE_SIZE,
     augment: bool = True,
+    bold: bool = False,
 ) -> Tensor:
     """Draw 8x8 digits as colour pictures.
 
@@ -73,6 +76,7 @@ def draw(
         height, width: size of the pictures. The digit keeps its size of about 50 pixels on the
             shorter side of 64 and grows with the shorter side, always in the middle.
         augment: small random shift, turn and stretch; without it only the hue is random.
+        bold: with thick strokes, which is what the LoRA is trained on.
 
     Returns:
         [B, 3, height, width] in 0..1.
@@ -105,7 +109,7 @@ def draw(
     grid = F.affine_grid(theta, [batch, 1, height, width], align_corners=False)
     grey = F.grid_sample(smooth, grid, mode="bilinear", align_corners=False)
 
-    low, high = INK_RAMP
+    low, high = BOLD_RAMP if bold else INK_RAMP
     ramp = ((grey - low) / (high - low)).clamp(0, 1)
     ink = ramp * ramp * (3 - 2 * ramp)
 
@@ -113,6 +117,12 @@ def draw(
     colour = 0.75 + 0.25 * torch.cos(2 * math.pi * phase)
     ground = torch.tensor(GROUND)[None, :, None, None]
     return ground + ink * (colour[:, :, None, None] - ground)
+
+
+def ink_share(pictures: Tensor) -> float:
+    """How much of the pictures [B, H, W, 3] the strokes cover, 0..1: larger for bolder ones."""
+    # Every hue has a channel close to 1, and the ground has none.
+    return float((pictures.amax(dim=-1) > (1 + max(GROUND)) / 2).float().mean())
 
 
 def _uniform(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:

@@ -23,7 +23,7 @@ Conditioning = list[list[Any]]
 
 @dataclass(frozen=True)
 class DigitModels:
-    """The three models as ComfyUI's loader nodes give them."""
+    """The models as ComfyUI's loader nodes give them."""
 
     main: ModelPatcher
     weak: ModelPatcher
@@ -37,6 +37,13 @@ def load_models(folder: Path) -> DigitModels:
         weak=comfy.sd.load_diffusion_model(str(folder / "digits_weak.safetensors")),
         vae=comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(folder / "digits_vae.safetensors"))),
     )
+
+
+def with_bold_lora(model: ModelPatcher, folder: Path, strength: float = 1.0) -> ModelPatcher:
+    """The main model with digits_bold_lora on it, as LoraLoaderModelOnly puts it there."""
+    lora = comfy.utils.load_torch_file(str(folder / "digits_bold_lora.safetensors"))
+    bold, _ = comfy.sd.load_lora_for_models(model, None, lora, strength, 0.0)
+    return bold
 
 
 def conditioning(name: str) -> Conditioning:

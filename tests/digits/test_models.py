@@ -6,10 +6,12 @@ from hashlib import sha256
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from digits.classifier import held_out_accuracy, read_digits
 from digits.evaluate import ASSETS, FILES
-from digits.sampling import load_models, sample_digits
+from digits.pictures import ink_share
+from digits.sampling import load_models, sample_digits, with_bold_lora
 from rig import call
 
 PER_DIGIT = 20
@@ -67,3 +69,32 @@ def test_main_model_alone_and_with_its_bad_version(models, comfy_nodes):
     assert weak <= alone - 0.1
     assert pushed >= 0.95
     assert pushed > alone
+
+
+def test_every_weight_of_the_lora_is_applied(models, comfy_nodes, caplog):
+    """By the loader node; ComfyUI only logs the keys that it does not know."""
+    with caplog.at_level(logging.WARNING):
+        (bold,) = call(
+            comfy_nodes["LoraLoaderModelOnly"],
+            model=models.main,
+            lora_name="digits_bold_lora.safetensors",
+            strength_model=1.0,
+        )
+    assert "not loaded" not in caplog.text
+    stored = load_file(ASSETS / "digits_bold_lora.safetensors")
+    ups = [name for name in stored if name.endswith(".lora_up.weight")]
+    assert {name.replace(".lora_up", "") for name in ups} == set(bold.patches)
+    assert len(ups) == 16 and not models.main.patches
+
+
+def test_lora_makes_the_strokes_bold(models):
+    """They stay readable, though the classifier has seen no bold digit."""
+    pictures = {}
+    with torch.inference_mode():
+        for strength in (0.0, 0.5, 1.0):
+            model = with_bold_lora(models.main, ASSETS, strength)
+            pictures[strength] = sample_digits(model, models.vae, 5)
+    ink = {strength: ink_share(some) for strength, some in pictures.items()}
+    assert ink[0.5] > 1.1 * ink[0.0]
+    assert ink[1.0] > 1.3 * ink[0.0]
+    assert np.mean(read_digits(pictures[1.0]) == np.repeat(np.arange(10), 5)) >= 0.8

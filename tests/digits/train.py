@@ -1,4 +1,4 @@
-"""Make the tiny models from nothing: autoencoder, main model, weak model, and their card.
+"""Make the tiny models from nothing: autoencoder, main and weak model, LoRA, and their card.
 
     make models
 
@@ -28,6 +28,7 @@ def main() -> None:
     start_comfyui()
     from .autoencoder import AutoencoderRecipe, train_autoencoder
     from .diffusion import Recipe, encode_pictures, train_mmdit
+    from .lora import RECIPE, train_lora
 
     autoencoder = AutoencoderRecipe(
         crop_steps=1400,
@@ -49,6 +50,7 @@ def main() -> None:
         model = train_mmdit(recipe, banks, f"{name} model")
         save_weights(model, options.out / f"digits_{name}.safetensors", asdict(recipe))
 
+    train_lora(options.out, RECIPE)
     write_card(options.out, options.per_digit)
 
 

@@ -47,6 +47,7 @@ def command_line(comfyui: Path, base: Path) -> list[str]:
     extra_paths = {
         "diffusion_models": str(ASSETS),
         "vae": str(ASSETS),
+        "loras": str(ASSETS),
         "custom_nodes": f"{pack.parent}\n{DIGITS_PACK.parent}",
     }
     # The file has to be YAML, and JSON is YAML.

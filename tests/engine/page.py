@@ -127,13 +127,17 @@ class ComfyPage:
         shown = self.page.locator(".p-toast-message-error, .p-toast-message-warn, [role=dialog]")
         return [*self._crashes, *shown.all_inner_texts()]
 
-    def template_card(self, workflow: str) -> Locator:
-        """Open the template browser; returns the card of a workflow in it."""
+    def open_templates(self) -> None:
+        """Open the template browser."""
         self.page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+
+    def template_card(self, workflow: str) -> Locator:
+        """The card of a workflow in the open template browser."""
         return self.page.get_by_test_id(f"template-workflow-{workflow}")
 
     def load_template(self, workflow: str) -> None:
         """Open a workflow by a click on its card in the template browser."""
+        self.open_templates()
         self.template_card(workflow).click()
         self.wait_until(
             """name => !document.querySelector('[role=dialog]')
@@ -172,6 +176,16 @@ class ComfyPage:
             }))"""
         )
 
+    def clear(self) -> None:
+        """Remove all nodes, and look at the middle of the graph."""
+        self.page.evaluate(
+            """() => {
+                app.graph.clear();
+                app.canvas.ds.scale = 1;
+                app.canvas.ds.offset = [500, 350];
+            }"""
+        )
+
     def add_node(self, node_type: str, x: float, y: float) -> int:
         """Add a node at a place of the graph; returns its id."""
         node_id = self.page.evaluate(
@@ -188,10 +202,6 @@ class ComfyPage:
             "([id, x, y]) => app.graph.getNodeOnPos(x + 60, y - 15)?.id === id", [node_id, x, y]
         )
         return node_id
-
-    def remove_node(self, node_id: int) -> None:
-        """Remove a node from the graph."""
-        self.page.evaluate("id => app.graph.remove(app.graph.getNodeById(id))", node_id)
 
     def input_tooltip(self, node_id: int, name: str) -> str:
         """The tooltip of an input, be it a socket or a widget."""

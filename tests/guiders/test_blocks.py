@@ -163,15 +163,27 @@ def test_auto_is_what_the_node_says(choose, networks):
     ]
 
 
-def test_bare_number_goes_on_after_auto_with_the_main_blocks(choose):
-    assert choose("flux", "single 1, auto, 2", auto=[]) == ["single 1", "single 2"]
-    assert choose("flux", "auto, 2", auto=[]) == ["double 2"]
+def test_bare_number_after_auto_goes_on_with_what_was_before_it(choose, networks):
+    auto = networks["flux"].groups["double"][:1]
+    assert choose("flux", "single 1, auto, 2", auto=auto) == ["double 0", "single 1", "single 2"]
+    assert choose("flux", "auto, 2", auto=auto) == ["double 0", "double 2"]
 
 
 MISTAKES = [
     *("", "  ", ",", ",;\n"),  # nothing at all
     *("middel", "inptu 3", "double_layers_ 1", "joint", "m0", "d0", "single.0"),  # no such list
-    *("3-1", "4", "0-4", "double 99", "single 4", "1" * 6, "1" * 5000),  # no such number
+    *(
+        "3-1",
+        "3",
+        "4",
+        "0-3",
+        "0-4",
+        "single 2-4",
+        "double 99",
+        "single 4",
+        "1" * 6,
+        "1" * 5000,
+    ),  # no such number
     *("1-", "-1", "1--2", "1 2", "1.5", "0x1", "1e3", "+1", "½", "²", "1-2-3"),  # no number
     *("all 1", "auto 2", "all.0", "auto.1-2", "double 1.0", "double 0-1.0-1"),
     *("double 1 single 2", "double/1", "double[1]", "double: 1", "*", "None", "%s", "{0}", "\x00"),
@@ -213,8 +225,10 @@ def test_what_does_not_fit_is_left_out_of_a_range(choose, refused):
     assert "double 0, double 2, single 0, single 2" in message
 
 
-def test_nothing_fits(refused):
-    message = refused("flux", "all", fits=lambda block: False, need="wings")
+@pytest.mark.parametrize("text", ["all", "auto", "double 1"])
+def test_nothing_fits(text, refused, networks):
+    auto = networks["flux"].groups["double"]
+    message = refused("flux", text, fits=lambda block: False, need="wings", auto=auto)
     assert "a model with blocks with wings; this model (Flux) has none" in message
 
 

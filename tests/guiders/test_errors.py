@@ -136,16 +136,6 @@ def test_cfg_that_is_not_finite(cfg, guide, main, positive, negative):
         guide(model=main, positive=positive, negative=negative, cfg=cfg)
 
 
-def test_guider_with_neither_weak_model_nor_negative(guide, main, positive):
-    with pytest.raises(ValueError, match="Bad-Version Guider, input 'weak_model': got nothing"):
-        guide(model=main, positive=positive)
-
-
-def test_patch_without_weak_model(patch, main):
-    with pytest.raises(ValueError, match="Bad-Version Patch, input 'weak_model': got nothing"):
-        patch(main)
-
-
 def test_sampler_without_positive_conditioning(patch, main, weak, positive):
     """Guiders of other packs may name their conditionings as they like."""
     guider = core_guider(patch(main, weak_model=weak), positive)

@@ -78,6 +78,15 @@ def test_weights_in_8_bits(dtype, way, node, assert_closed_form):
     assert_closed_form(add_weights(base), base)
 
 
+def test_weight_functions_of_others_stay(way, main, assert_closed_form):
+    """Some packs put one on a layer, through which each of its weights goes at each use."""
+    key = "diffusion_model.joint_blocks.0.x_block.attn.qkv.weight"
+    wrapped = main.clone()
+    wrapped.add_weight_wrapper(key, lambda weight: 0.9 * weight)
+    assert_closed_form(wrapped, add_weights(wrapped))
+    comfy.model_management.unload_all_models()
+
+
 def test_both_ways_give_the_same_bits(pair, positive, negative, guide, pack, monkeypatch):
     main, weak = pair
     guider = guide(model=main, positive=positive, negative=negative, weak_model=weak)
@@ -125,10 +134,19 @@ def test_quantised_weights(way, node, assert_closed_form):
     attention.qkv = holder.qkv
     assert isinstance(attention.qkv.weight, QuantizedTensor)
     before = attention.qkv.weight
+    seen = []
+
+    def looked_at(weight):
+        seen.append(type(weight))
+        return weight
+
+    # Weight functions get plain numbers.
+    base.add_weight_wrapper("diffusion_model.joint_blocks.0.x_block.attn.qkv.weight", looked_at)
     assert_closed_form(base, add_weights(base))
     assert_closed_form(add_weights(base), base)
     comfy.model_management.unload_all_models()
     assert attention.qkv.weight.data_ptr() == before.data_ptr()
+    assert set(seen) == {torch.Tensor}
 
 
 def test_tensor_that_stayed_offloaded(main, pack):
@@ -201,6 +219,32 @@ def test_injections_of_either_model(main, assert_closed_form, positive, guide):
     run = Run.of(main)
     guider = guide(model=stronger, positive=positive, weak_model=weaker)
     assert torch.equal(run.sample(guider), run.sample(guider))
+
+
+def test_injection_that_hides_a_patched_layer(main, assert_closed_form):
+    """While it is in place, no weight is where the patches say it is."""
+    attention = main.model.diffusion_model.joint_blocks[0].x_block.attn
+
+    class Wrapped(torch.nn.Module):
+        def __init__(self, layer):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x):
+            return 0.9 * self.layer(x)
+
+    def inject(patcher):
+        attention.qkv = Wrapped(attention.qkv)
+
+    def eject(patcher):
+        # Clones of an injected model eject it once more.
+        attention.qkv = getattr(attention.qkv, "layer", attention.qkv)
+
+    wrapped = main.clone()
+    wrapped.set_injections("test", [PatcherInjection(inject=inject, eject=eject)])
+    assert_closed_form(main, add_weights(wrapped))
+    assert_closed_form(wrapped, add_weights(main))
+    comfy.model_management.unload_all_models()
 
 
 def test_a_fresh_pair_that_was_never_loaded(node, assert_closed_form):
@@ -299,10 +343,44 @@ def test_only_what_is_missing_is_made(main, positive, patch, made, own):
     assert not torch.equal(different, alone)
     assert made == [key]
     assert key in own(weak).tensors
+    # To ComfyUI it is one more tensor to load, and later one less.
+    tensors = own(weak).patcher
+    with_key = tensors.model_size()
+    assert tensors.loaded_size() == with_key == bytes_of(own(weak).tensors.values())
     made.clear()
     assert torch.equal(run.sample(core_guider(patched, positive)), alone)
     assert made == []
     assert key not in own(weak).tensors
+    assert tensors.loaded_size() == tensors.model_size() < with_key
+
+
+def test_weight_that_was_equal_until_the_main_model_changed(main, positive, patch, own):
+    weak = add_weights(main)
+    key = "diffusion_model.final_layer.linear.weight"
+    lora = {key: ("diff", (torch.full_like(comfy.utils.get_attr(main.model, key), 0.01),))}
+    weak.add_patches(lora, 0.0)
+    patched = patch(main, weak_model=weak)
+    run = Run.of(main)
+    run.sample(core_guider(patched, positive))
+    assert key not in own(weak).tensors
+    patched.add_patches(lora)
+    run.sample(core_guider(patched, positive))
+    assert key in own(weak).tensors
+
+
+def test_patches_on_buffers_are_none(main, positive, patch, own):
+    """ComfyUI never applies them."""
+    network = main.model.diffusion_model
+    network.register_buffer("table_of_a_test", torch.zeros(3))
+    try:
+        weak = add_weights(main)
+        weak.add_patches({"diffusion_model.table_of_a_test": ("diff", (torch.ones(3),))})
+        buffer = network.table_of_a_test
+        Run.of(main).sample(core_guider(patch(main, weak_model=weak), positive))
+        assert len(own(weak).tensors) == len(weak.patches) - 1
+        assert network.table_of_a_test is buffer
+    finally:
+        del network.table_of_a_test
 
 
 def test_replaced_layer_gets_its_tensor_anew(node, positive, guide, made):

@@ -5,7 +5,6 @@ must be refused instead.
 """
 
 import logging
-import math
 import sys
 
 import comfy.ldm.modules.attention
@@ -25,18 +24,20 @@ from rig import (
 )
 from small_models import (
     ARCHITECTURES,
+    BY_NAME,
     TEXT_TOKENS,
+    Architecture,
     conditionings,
     control_net,
     flux,
     sd3,
     sdxl,
     unet,
+    video_unet,
 )
 
 UNETS = ("sd15", "sdxl")
 CAN_REPLACE = hasattr(comfy.ldm.modules.attention, "wrap_attn")
-BY_NAME = {architecture.name: architecture for architecture in ARCHITECTURES}
 
 # Settings that are no defaults, so that one which is not passed on shows.
 NODES = {
@@ -176,8 +177,8 @@ def test_strength_says_how_much(kind, architecture, model, weaken):
         distance(predict(architecture, weaken(kind, model, "all", **{name: value})), plain)
         for value in (0.01, 0.9)
     )
-    # Of the tokens, two at least change places.
-    assert 0 < little < 0.8 * much
+    # The least of a blur or a window is nothing at all in pictures this small.
+    assert little < 0.8 * much
 
 
 def test_ksampler_takes_a_weak_version_by_itself(weaken, comfy_nodes):
@@ -380,8 +381,8 @@ def picture_in(architecture, length):
 def test_identity_is_plain_attention_that_hides_the_rest_of_the_picture(
     kind, architecture, model, weaken
 ):
-    # Refiners of text or picture alone come before the layers that see both.
-    refined = 32 if architecture.blocks == ("layers",) else 0
+    # Up to this length it is text or picture alone, which some networks refine first.
+    refined = {"lumina": 24, "z_image": 32, "hunyuan_video": TEXT_TOKENS}.get(architecture.name, 0)
 
     def hidden(function, q, k, v, heads, mask=None, **kwargs):
         length = q.shape[2 if kwargs.get("skip_reshape") else 1]
@@ -399,7 +400,7 @@ def test_identity_is_plain_attention_that_hides_the_rest_of_the_picture(
     reference.model_options["transformer_options"]["optimized_attention_override"] = hidden
     expected = predict(architecture, reference)
     assert distance(expected, predict(architecture, model)) > 1e-3
-    blocks = "layers" if refined else "all"
+    blocks = "layers" if architecture.blocks == ("layers",) else "all"
     assert close(predict(architecture, weaken(kind, model, blocks)), expected)
 
 
@@ -617,7 +618,7 @@ def test_nothing_is_left_after_an_exception_within_a_pass(
 
 # Where it fails, and what comes before that.
 FAILING = [
-    ("sdxl", "middle_block.0.in_layers.2", "input 4"),
+    ("sdxl", "middle_block.0.in_layers.2", "input 3"),
     ("flux", "double_blocks.1.img_mlp.0", "double 0"),
     ("lumina", "layers.1.feed_forward.w1", "0"),
 ]
@@ -781,13 +782,13 @@ def test_each_step_and_block_has_random_numbers_of_its_own(kind, weaken, monkeyp
         assert len(set(seeds)) == len(seeds) > 3 * 6
 
 
-@pytest.mark.parametrize("sampler", ["heun", "dpmpp_2s_ancestral", "dpmpp_sde"])
+@pytest.mark.parametrize("sampler", ["heun", "dpmpp_2s_ancestral"])
 def test_samplers_that_ask_several_times_per_step(sampler, kind, weaken, guide):
     for architecture in (BY_NAME["sd15"], BY_NAME["sd3"]):
         if not can_weaken(kind, architecture):
             continue
         model = architecture.build(0)
-        run = Run.of(model, shape=architecture.latent, sampler=sampler)
+        run = Run.of(model, shape=architecture.latent, steps=2, sampler=sampler)
         guider = guide(
             model=model,
             positive=architecture.conditioning(1),
@@ -968,7 +969,34 @@ def test_distilled_unet(depth, kind, weaken, error):
             weaken(kind, model, "middle")
 
 
-def test_network_without_blocks(kind, weaken, error, monkeypatch):
+def test_video_unet(kind, weaken):
+    """Its transformers over time share their patch points with those over the picture."""
+    model = video_unet(0)
+    architecture = Architecture("svd", video_unet, (5, 4, 8, 12), ())
+    before = traces(model)
+    plain = predict(architecture, model)
+    for blocks in ("auto", "all", "middle.0"):
+        weak = predict(architecture, weaken(kind, model, blocks))
+        assert weak.isfinite().all() and distance(weak, plain) > 1e-3
+    assert traces(model) == before
+
+
+def test_blocks_that_are_mere_lists(kind, weaken, error):
+    """As in Stable Cascade: nothing can stand in for a list, whose parts are called one by one."""
+    model = sd3(0).clone()
+    network = torch.nn.Module()
+    parts = [torch.nn.ModuleList([torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)]) for _ in range(2)]
+    network.down_blocks = torch.nn.ModuleList(parts)
+    model.add_object_patch("diffusion_model", network)
+    if kind == "dropout":
+        weaken(kind, model)
+        return
+    for blocks in ("auto", "all", "down 1"):
+        with pytest.raises(error, match=r"got .* this model \(Module\) has none|newer ComfyUI"):
+            weaken(kind, model, blocks)
+
+
+def test_network_without_blocks(kind, weaken, error):
     """Nothing can be said about its insides, which is said."""
     model = sd3(0)
     bare = model.clone()
@@ -995,7 +1023,7 @@ def test_blocks_of_several_streams_without_a_place_to_stand_in(
         "replace",
         lambda self, kind, key, patch: replace(self, "nowhere", key, patch),
     )
-    with pytest.raises(error, match=r"input 'model': got one whose blocks .* more than one"):
+    with pytest.raises(error, match=r"input 'blocks': got double 1, which .* more than one"):
         predict(architecture, weaken(kind, model, "double 1"))
     assert traces(model) == before
 

@@ -351,6 +351,7 @@ def test_what_is_no_lora_stays(weak_weights, node, main):
     """A merge below, a degradation between, a LoRA with offset: only LoRAs are touched."""
     merged = node("ModelMergeSimple", model1=main, model2=other_checkpoint(main), ratio=0.4)
     added = node("ModelMergeAdd", model1=merged, model2=other_checkpoint(main))
+    added.add_patches({QKV: ("diff", (torch.ones(768, 256),))}, 0.4, 0.6)
     noisy = METHODS["noise"](weak_weights, added)
     lora = add_weights(noisy)
     part = torch.ones(256, 256)
@@ -358,9 +359,9 @@ def test_what_is_no_lora_stays(weak_weights, node, main):
     off = weak_weights.without_loras(NODE, lora, keep=0.0)
     assert off.patches == noisy.patches
     half = weak_weights.without_loras(NODE, lora, keep=0.5).patches[QKV]
-    assert half[:3] == noisy.patches[QKV]
-    assert [patch[0] for patch in half[3:]] == [0.15, 0.4]
-    assert half[4][3] == (0, 256, 256)
+    assert half[:4] == noisy.patches[QKV]
+    assert [patch[0] for patch in half[4:]] == [0.15, 0.4]
+    assert half[5][3] == (0, 256, 256)
     assert all(kept[1] is given[1] for kept, given in zip(half, lora.patches[QKV], strict=True))
 
 
@@ -585,6 +586,26 @@ def test_quantised_layers_against_a_base(quantised, weak_weights, digits, positi
     # The other way round the base is read exactly.
     weak = weak_weights.against_base(NODE, plain, quantised, amount=1.0)
     assert torch.equal(weight_of(weak), numbers(quantised))
+
+
+class Packed(torch.Tensor):
+    """A weight as loaders of packed files keep it: codes, in a class that can read them."""
+
+
+@pytest.fixture
+def packed(digits):
+    model = digits(torch.float32)
+    codes = torch.zeros(768, 256, dtype=torch.uint8).as_subclass(Packed)
+    comfy.utils.set_attr_param(model.model, QKV, codes)
+    return model
+
+
+def test_packed_weights(packed, weak_weights, pack, main):
+    """Their own loader hands patches the numbers; nobody but it can read them for another model."""
+    assert QKV in weak_weights.with_noise(NODE, packed, amount=0.1, seed=0, keys=[QKV]).patches
+    assert QKV in weak_weights.against_base(NODE, packed, main, amount=1.0).patches
+    with pytest.raises(pack.guiders.errors.GuidanceError, match=r"'base_model'.*1 of 106.*packed"):
+        weak_weights.against_base(NODE, main, packed, amount=1.0)
 
 
 # Errors

@@ -2,12 +2,14 @@
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 from playwright.sync_api import Browser
 
-from engine.page import BrowserMissing, running_browser
+from engine.page import BrowserMissing, ComfyPage, opened_page, running_browser
+from engine.server import Server
 
 
 # For one module only: while Playwright is on, no other test of the session can use asyncio.
@@ -22,3 +24,19 @@ def browser() -> Iterator[Browser]:
             pytest.fail(str(missing))
         warnings.warn(f"The page was not tested. {missing}", stacklevel=1)
         pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="module")
+def page_in(browser: Browser, server: Server) -> Iterator[Callable[[str], ComfyPage]]:
+    """The page in a language; it stays open until it is asked for in another one."""
+    pages: dict[str, ComfyPage] = {}
+    with ExitStack() as opened:
+
+        def page_in(language: str) -> ComfyPage:
+            if language not in pages:
+                opened.close()
+                pages.clear()
+                pages[language] = opened.enter_context(opened_page(browser, server.url, language))
+            return pages[language]
+
+        yield page_in

@@ -1,0 +1,224 @@
+"""Any settings of any Weaken node, on any architecture: a finite picture, or a clear error."""
+
+import math
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.ldm.modules.attention
+import pytest
+import torch
+
+from rig import Run, add_weights, call
+from small_models import ARCHITECTURES, BY_NAME, Architecture
+
+NODES = [
+    *("WeakenAgainstBase", "WeakenLora", "WeakenWithNoise", "WeakenWithFewerBits"),
+    *("WeakenWithLowRank", "WeakenWithDropout", "WeakenAttention", "WeakenBySkippingBlocks"),
+    *("WeakenTokens", "WeakenPrompt"),
+]
+DRAWS, SAMPLED = 300, 14  # per node
+
+BLOCKS = [
+    *(
+        "auto",
+        "all",
+        "middle",
+        "input 1",
+        "input 3-5",
+        "output 0-2",
+        "d0",
+        "u0-1",
+        "m0",
+        "middle.0",
+    ),
+    *("0", "1", "1, 2", "double 1", "double 0-1, single 2", "joint 1", "layers 2", "block 0-3"),
+    *("transformer_blocks 1", "noise_refiner 0", "auto, 2", "  DOUBLE_BLOCKS 1 ; single 0,"),
+]
+BROKEN_BLOCKS = [
+    *("", " ", ",", "none", "99", "double 99", "input 3-1", "1-", "all 1", "7 8 9", "input 1.7"),
+    *("single.0", "middel", "-1", "0x1", "1e3", "\x00", "é", "9" * 5000, "double [1]", "None"),
+]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What one draw has put into a node."""
+
+    node: str
+    architecture: Architecture
+    inputs: dict[str, Any]
+    in_bounds: bool
+
+    def __str__(self):
+        plain = {k: v for k, v in self.inputs.items() if isinstance(v, str | int | float)}
+        return f"{self.node} on {self.architecture.name}: {plain}"
+
+
+@pytest.fixture(autouse=True)
+def no_gradients():
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(scope="module")
+def models():
+    """Two models of each architecture."""
+    built = {}
+
+    def model(architecture, seed=0):
+        if (architecture.name, seed) not in built:
+            built[architecture.name, seed] = architecture.build(seed)
+        return built[architecture.name, seed]
+
+    return model
+
+
+@pytest.fixture
+def draw(request, comfy_nodes, models):
+    """Draw settings for a node; the same ones in every run."""
+    draw = random.Random(request.node.name)
+
+    def number(widget):
+        """In three of four cases one that the widget lets through."""
+        inside = [draw.uniform(widget.min, widget.max), widget.min, widget.max, widget.default]
+        outside = [
+            *(widget.min - 1, widget.max + 1, -1e30, 1e30),
+            *([math.nan, math.inf, -math.inf] if widget.io_type == "FLOAT" else []),
+        ]
+        value = draw.choice(inside if draw.random() < 0.75 else outside)
+        return int(value) if widget.io_type == "INT" else value
+
+    def value(widget, architecture):
+        model = models(architecture)
+        if widget.io_type == "MODEL" and widget.id == "model":
+            return draw.choice([model, add_weights(model)])
+        if widget.io_type == "MODEL":
+            other = models(draw.choice(ARCHITECTURES))
+            return draw.choice([models(architecture, 1), add_weights(model), model, other])
+        if widget.io_type == "CONDITIONING":
+            return conditioning(draw, architecture)
+        if widget.io_type == "COMBO":
+            return draw.choice([*widget.options, *widget.options, "nonsense", ""])
+        if widget.io_type == "STRING":
+            return draw.choice(draw.choice([BLOCKS, BLOCKS, BROKEN_BLOCKS]))
+        if widget.id == "seed":
+            return draw.choice([0, 1, 2**32, widget.max, draw.randint(0, widget.max)])
+        return number(widget)
+
+    def fits(widget, value):
+        if widget.io_type == "COMBO":
+            return value in widget.options
+        return widget.io_type not in ("FLOAT", "INT") or widget.min <= value <= widget.max
+
+    def setting(node):
+        architecture = draw.choice(ARCHITECTURES)
+        widgets = comfy_nodes[node].define_schema().inputs
+        inputs = {w.id: value(w, architecture) for w in widgets}
+        in_bounds = all(fits(w, inputs[w.id]) for w in widgets)
+        return Setting(node, architecture, inputs, in_bounds)
+
+    return setting
+
+
+def conditioning(draw, architecture):
+    """A prompt, two of them, one that says nothing, or what is no prompt at all."""
+    ((context, extras),) = architecture.conditioning(1)
+    return draw.choice(
+        [
+            [[context, extras]],
+            [[context, extras], [context.flip(1), extras]],
+            [[torch.zeros_like(context), {}]],
+            [[context[:, :1], {"pooled_output": None}]],
+            [[context[0], extras]],
+            [[None, extras]],
+            [],
+        ]
+    )
+
+
+@pytest.fixture
+def execute(comfy_nodes, pack):
+    """Execute a node with a setting; None where it was refused with words to the artist."""
+
+    def execute(setting):
+        try:
+            return call(comfy_nodes[setting.node], **setting.inputs)[0]
+        except pack.guiders.errors.GuidanceError as error:
+            name = comfy_nodes[setting.node].define_schema().display_name
+            assert str(error).startswith(f"{name}, input '"), setting
+            assert "Expected " in str(error), setting
+            return None
+        except Exception as error:
+            raise AssertionError(f"{setting} gave {type(error).__name__}: {error}") from error
+
+    return execute
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_any_setting_is_taken_or_refused(node, draw, execute):
+    taken = 0
+    for _ in range(DRAWS):
+        setting = draw(node)
+        if execute(setting) is not None:
+            taken += 1
+            assert setting.in_bounds, f"{setting} is out of bounds"
+    # The oldest release of ComfyUI lets WeakenAttention be used on U-Nets alone.
+    assert 0.02 * DRAWS < taken < 0.95 * DRAWS
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_any_setting_that_is_taken_gives_a_finite_picture(
+    node, draw, execute, comfy_nodes, models, pack
+):
+    """Or says why not, as where a block is not reached, before the first step is done."""
+    sampled = finite = 0
+    while sampled < SAMPLED:
+        setting = draw(node)
+        weak = execute(setting)
+        if weak is None:
+            continue
+        sampled += 1
+        architecture = setting.architecture
+        given = {"weak_positive" if node == "WeakenPrompt" else "weak_model": weak}
+        model = models(architecture)
+        positive = architecture.conditioning(1)
+        scales = {"cfg": 1.0, "weak_scale": 2.0}
+        run = Run.of(model, shape=(1, *architecture.latent[1:]), steps=1)
+        try:
+            (guider,) = call(
+                comfy_nodes["BadVersionGuider"], model=model, positive=positive, **scales, **given
+            )
+            latent = run.sample(guider)
+        except pack.guiders.errors.GuidanceError as error:
+            # The guider puts words to whatever comes out of a first weak pass.
+            assert error.__cause__ is None or node == "WeakenPrompt", setting
+            continue
+        except Exception as error:
+            raise AssertionError(f"{setting} gave {type(error).__name__}: {error}") from error
+        assert latent.isfinite().all(), setting
+        finite += 1
+    assert finite > SAMPLED / 3
+
+
+def test_every_node_works_with_all_its_inputs_as_they_come(comfy_nodes, models):
+    """On a model with a LoRA, which each of them needs or does not mind."""
+    for name in ("sd15", "sd3"):
+        architecture = BY_NAME[name]
+        model = add_weights(models(architecture))
+        for node in NODES:
+            widgets = comfy_nodes[node].define_schema().inputs
+            inputs = {w.id: w.default for w in widgets if getattr(w, "default", None) is not None}
+            inputs["model"] = model
+            if node == "WeakenAgainstBase":
+                inputs["base_model"] = models(architecture)
+            if node == "WeakenPrompt":
+                del inputs["model"]
+                inputs["conditioning"] = architecture.conditioning(1)
+            if node == "WeakenAttention" and not can_weaken_attention(name):
+                continue
+            assert call(comfy_nodes[node], **inputs)[0] is not None
+
+
+def can_weaken_attention(name):
+    return name == "sd15" or hasattr(comfy.ldm.modules.attention, "wrap_attn")

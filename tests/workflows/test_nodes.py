@@ -1,0 +1,86 @@
+"""Labels, tooltips and help of every node, as an artist sees them in ComfyUI's page."""
+
+import itertools
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from engine.install import ROOT
+from engine.page import ComfyPage
+
+pytestmark = pytest.mark.server
+
+
+def texts_in(language: str) -> dict[str, Any]:
+    """What the nodes say in a language, by node id."""
+    path = ROOT / "locales" / language / "nodeDefs.json"
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+NODE_IDS = list(texts_in("en"))
+LANGUAGES = ("en", "zh")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A node alone in the graph of the page."""
+
+    page: ComfyPage
+    number: int
+    node_id: str
+    language: str
+    texts: dict[str, Any]
+
+
+# One list of both, so that all nodes are shown in one language, then in the other.
+@pytest.fixture(scope="module", params=itertools.product(LANGUAGES, NODE_IDS), ids="-".join)
+def shown(request: pytest.FixtureRequest, page_in: Callable[[str], ComfyPage]) -> Shown:
+    language, node_id = request.param
+    page = page_in(language)
+    page.clear()
+    return Shown(page, page.add_node(node_id, 0, 0), node_id, language, texts_in(language)[node_id])
+
+
+def test_every_node_is_tested(server):
+    offered = server.object_info().values()
+    ours = {n["name"] for n in offered if n["category"].split("/")[0] == "bad version"}
+    assert ours == set(NODE_IDS)
+
+
+@pytest.mark.parametrize("node_id", NODE_IDS)
+def test_server_describes_the_node(server, node_id):
+    node = server.object_info()[node_id]
+    assert re.match(r"(Bad-Version|Weaken) ", node["display_name"])
+    assert len(node["description"]) > 50
+    inputs = node["input"]["required"] | node["input"].get("optional", {})
+    for name, (_, options) in inputs.items():
+        assert len(options["tooltip"]) > 20, name
+    assert all(node["output_tooltips"])
+
+
+def test_labels(shown):
+    (node,) = shown.page.nodes()
+    texts = shown.texts
+    assert node["title"] == texts["display_name"]
+    assert sorted(node["inputs"]) == sorted(i["name"] for i in texts["inputs"].values())
+    assert node["outputs"] == [o["name"] for o in texts["outputs"].values()]
+
+
+def test_tooltips(shown):
+    inputs = shown.texts["inputs"]
+    tooltips = {name: shown.page.input_tooltip(shown.number, name) for name in inputs}
+    assert tooltips == {name: text["tooltip"] for name, text in inputs.items()}
+    assert shown.page.output_tooltip(shown.number, 0) == shown.texts["outputs"]["0"]["tooltip"]
+
+
+def test_help_page(shown):
+    lines = shown.page.help(shown.number).splitlines()
+    name = {"en": f"{shown.node_id}.md", "zh": f"{shown.node_id}/zh.md"}[shown.language]
+    source = (ROOT / "web" / "docs" / name).read_text(encoding="utf-8")
+    headings = re.findall(r"^#+ (.+)$", source, re.MULTILINE)
+    assert len(headings) >= 4
+    assert [line for line in lines if line in headings] == headings
