@@ -12,7 +12,7 @@ from .compatibility import name_of
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
-# Of a transformer's depth: blocks 7 to 9 of 24 in Stable Diffusion 3.5, 9 to 11 of 30 in Wan.
+# Of a transformer's depth: blocks 7 to 9 of 24 in Stable Diffusion 3.5, 9 to 11 of 30 in Wan 1.3B.
 _FROM, _UNTIL = 7 / 24, 10 / 24
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from .compatibility import name_of
 from .errors import GuidanceError, bad_input
 
 if TYPE_CHECKING:
@@ -60,14 +61,16 @@ class Network:
 
     Args:
         module: ComfyUI's ``diffusion_model`` of any architecture.
+        name: of the architecture, for messages; by default that of the module's class.
 
     Attributes:
         groups: blocks by name of their list, in the order in which the network has them.
         main: name of the list with most of a transformer's depth; "" for U-Nets.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, name: str | None = None) -> None:
         self.module = module
+        self.name = name or type(module).__name__
         self.is_unet = hasattr(module, "input_blocks") and hasattr(module, "output_blocks")
         self.main = ""
         groups = self._unet_groups() if self.is_unet else self._transformer_groups()
@@ -76,7 +79,7 @@ class Network:
     @classmethod
     def of(cls, model: ModelPatcher) -> Network:
         """The network that a patcher runs."""
-        return cls(model.get_model_object("diffusion_model"))
+        return cls(model.get_model_object("diffusion_model"), name_of(model))
 
     @property
     def blocks(self) -> list[Block]:
@@ -230,7 +233,7 @@ class _Reader:
     def error(self, came: str) -> GuidanceError:
         there = summary(block for block in self._network.blocks if self._fits(block))
         blocks = f"blocks{f' with {self._need}' if self._need else ''}"
-        model = f"this model ({type(self._network.module).__name__})"
+        model = f"this model ({self._network.name})"
         expected = f"names and numbers of {blocks} that {model} has: {there}; or 'auto', or 'all'"
         return bad_input(
             self._node,

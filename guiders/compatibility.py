@@ -80,8 +80,8 @@ def check_pair(node: str, main: ModelPatcher, weak: ModelPatcher) -> None:
 
 
 def name_of(model: ModelPatcher) -> str:
-    """The architecture's name, as ComfyUI calls it."""
-    return type(model.model).__name__
+    """The architecture's name, as ComfyUI calls what it loads: SDXL, Flux, WAN21_T2V, …"""
+    return type(model.model.model_config).__name__
 
 
 def _latent_name(latent_format: Any) -> str:

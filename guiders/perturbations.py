@@ -158,7 +158,7 @@ def drop_activations(x: Tensor, rate: float, generator: torch.Generator) -> Tens
     """Set a share of the activations to zero, and scale the others by ``1/(1 − rate)``.
 
     The mask is one for the whole batch, so that a picture does not depend on what it is batched
-    with. Dropout is the corruption of Karras et al. 2024, arXiv 2406.02507, section 5.1.
+    with. Dropout is the corruption of Karras et al. 2024, arXiv 2406.02507, section 4.
     """
     kept = torch.empty(x.shape[1:], dtype=x.dtype, device=x.device)
     kept.bernoulli_(1 - rate, generator=generator)

@@ -221,7 +221,7 @@ def drop_activations(
     """Drop a share of the activations in front of every weight matrix inside blocks.
 
     Dropout, the corruption of the autoguidance paper (Karras et al. 2024, arXiv 2406.02507, section
-    5.1). Each noise level has a mask of its own, the same for the same seed. What is not a sequence
+    4). Each noise level has a mask of its own, the same for the same seed. What is not a sequence
     of tokens or a feature map, such as the embedding of the noise level, is left alone.
 
     Args:
@@ -282,7 +282,7 @@ def _weakened(
         nonlocal network, passes
         module = executor.class_obj.diffusion_model
         if network is None or network.module is not module:
-            network = Network(module)
+            network = Network(module, type(executor.class_obj.model_config).__name__)
         options = dict(transformer_options or {})
         with ExitStack() as undo:
             change(Pass(network, x, t, options, undo, reached, one_stream))
@@ -303,16 +303,15 @@ def _report_missed(
 ) -> None:
     """Say which blocks were left as they are; that all of them were is an error."""
     missed = summary(block for block in blocks if block not in reached)
-    model = type(network.module).__name__
     if not reached:
         raise bad_input(
             node,
             "blocks",
-            f"{missed}, on which it has no effect in this model ({model})",
+            f"{missed}, on which this node has no effect in this model ({network.name})",
             "other blocks, none of which another node skips, or another kind of weakening",
         )
     if missed:
-        logging.warning("%s: no effect on %s of this model (%s).", node, missed, model)
+        logging.warning("%s: no effect on %s of this model (%s).", node, missed, network.name)
 
 
 def _around(node: str, run: Pass, blocks: Sequence[Block], visit: Visit) -> None:

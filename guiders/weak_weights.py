@@ -8,7 +8,6 @@ hooks and in model merges.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import uuid
 from collections.abc import Callable, Collection, Mapping
@@ -23,6 +22,7 @@ from comfy.weight_adapter import WeightAdapterBase
 from . import degradations
 from .compatibility import name_of
 from .errors import bad_input
+from .perturbations import generator_for
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -137,7 +137,7 @@ def without_loras(node: str, model: ModelPatcher, *, keep: float) -> ModelPatche
             node,
             "model",
             f"{name_of(model)} without a LoRA",
-            "a model that comes from a LoRA loader; without LoRAs, another 'weaken' node",
+            "a model that comes from a LoRA loader; without LoRAs, another Weaken node",
         )
 
     def scaled(patch: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -174,7 +174,7 @@ def with_noise(
     _check_number(node, "amount", amount, neutral=0.0)
 
     def noisy(W: Tensor, key: str) -> Tensor:
-        return degradations.add_relative_noise(W, amount, _generator(seed, key))
+        return degradations.add_relative_noise(W, amount, generator_for("cpu", seed, key))
 
     return _degraded(model, _matrices(node, model, keys), noisy)
 
@@ -345,9 +345,3 @@ def _is_lora(patch: tuple[Any, ...]) -> bool:
     strength, value, strength_model, *_ = patch
     merged = isinstance(value, list) or strength_model != 1.0
     return strength != 0.0 and not merged and not isinstance(value, Degradation)
-
-
-def _generator(seed: int, key: str) -> torch.Generator:
-    """A generator for one weight; Python's own ``hash`` is another after each restart."""
-    digest = hashlib.sha256(f"{seed} {key}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))

@@ -53,7 +53,7 @@ CARDS = {
     "bad_version_digits": Card(rows=("away from a weaker model, with cfg",)),
     "one_checkpoint": Card(rows=("away from a bad version of itself",)),
     "weaken_lora": Card(
-        rows=("away from the model without it", "away from past the base"),
+        rows=("away from the model without it", "away from beyond the base"),
         digits=(0, 2, 3),
         without="LoRA for bold strokes, at half strength",
     ),

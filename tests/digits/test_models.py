@@ -91,10 +91,9 @@ def test_lora_makes_the_strokes_bold(models):
     """They stay readable, though the classifier has seen no bold digit."""
     pictures = {}
     with torch.inference_mode():
-        for strength in (0.0, 0.5, 1.0):
+        for strength in (0.0, 1.0):
             model = with_bold_lora(models.main, ASSETS, strength)
-            pictures[strength] = sample_digits(model, models.vae, 5)
+            pictures[strength] = sample_digits(model, models.vae, 4)
     ink = {strength: ink_share(some) for strength, some in pictures.items()}
-    assert ink[0.5] > 1.1 * ink[0.0]
     assert ink[1.0] > 1.3 * ink[0.0]
-    assert np.mean(read_digits(pictures[1.0]) == np.repeat(np.arange(10), 5)) >= 0.8
+    assert np.mean(read_digits(pictures[1.0]) == np.repeat(np.arange(10), 4)) >= 0.8

@@ -58,7 +58,7 @@ def refused(choose, networks, pack):
             choose(name, text, **rest)
         message = str(caught.value)
         assert message.startswith(f"{NODE}, input 'blocks': got ")
-        assert f"this model ({type(networks[name].module).__name__})" in message
+        assert f"this model ({networks[name].name})" in message
         assert "Expected " in message
         return message
 

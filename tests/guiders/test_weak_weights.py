@@ -157,8 +157,8 @@ def test_the_same_again_from_a_fresh_load(name, weak_weights, digits):
 
 def by_hand(degradations, W, key=QKV, seed=3):
     """Each formula applied to a weight in float32."""
-    digest = hashlib.sha256(f"{seed} {key}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
+    digest = hashlib.blake2b(repr((seed, key)).encode(), digest_size=8).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
     return {
         "noise": degradations.add_relative_noise(W, 0.2, generator),
         "bits": degradations.quantize(W, 4),
@@ -260,7 +260,9 @@ def test_against_base_by_hand(amount, dtype, weak_weights, digits):
     )
     state, W, B = state_as_loaded(weak), state_as_loaded(main), state_as_loaded(other)
     loras = add_weights(main).patches, add_weights(other, seed=8).patches
-    for name, _ in main.model.diffusion_model.named_parameters():
+    parameters = [name for name, _ in main.model.diffusion_model.named_parameters()]
+    assert weak.patches.keys() == {PREFIX + name for name in parameters}
+    for name in parameters:
         w, b = W[name].double(), B[name].double()
         if PREFIX + name in loras[0]:
             [(strength, (_, (mine,)), *_)], [(_, (_, (theirs,)), *_)] = (
@@ -606,6 +608,13 @@ def test_packed_weights(packed, weak_weights, pack, main):
     assert QKV in weak_weights.against_base(NODE, packed, main, amount=1.0).patches
     with pytest.raises(pack.guiders.errors.GuidanceError, match=r"'base_model'.*1 of 106.*packed"):
         weak_weights.against_base(NODE, main, packed, amount=1.0)
+
+
+def test_whole_numbers_are_no_weights(digits, weak_weights, pack):
+    model = digits(torch.float32)
+    comfy.utils.set_attr_param(model.model, QKV, torch.zeros(768, 256, dtype=torch.int64))
+    with pytest.raises(pack.guiders.errors.GuidanceError, match="'blocks'"):
+        weak_weights.with_noise(NODE, model, amount=0.1, seed=0, keys=[QKV])
 
 
 # Errors
