@@ -225,9 +225,9 @@ noise. A support vector machine trained on real digits reads the digit that was 
 {reading_table}
 
 The LoRA makes strokes bolder: they cover {lora_ink:.1%} of the main model's pictures with it, and
-{ink:.1%} without. Of the held-out real digits, drawn bold as the LoRA was trained on them, they cover
-{real_bold_ink:.1%}; drawn as the models were trained on them, {real_ink:.1%}. The classifier has seen
-no bold digit in its training: of those real ones it reads {bold_accuracy:.1%} right.
+{ink:.1%} without. Of the held-out real digits, drawn bold as the LoRA was trained on them, they
+cover {real_bold_ink:.1%}; drawn as the models were trained on them, {real_ink:.1%}. The classifier
+has seen no bold digit in its training: of those real ones it reads {bold_accuracy:.1%} right.
 
 Euler, 20 steps, scheduler *simple*, ComfyUI {comfyui}, torch {torch}, on the CPU ({machine}). The
 same classifier reads {accuracy:.1%} of 360 held-out real digits right. The autoencoder returns
