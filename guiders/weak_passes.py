@@ -456,8 +456,6 @@ def _is_residual(layer: nn.Module) -> bool:
 def _without_branch(run: Pass, layer: nn.Module, block: Block) -> Callable[..., Tensor]:
     def forward(x: Tensor, *_: Any, **__: Any) -> Tensor:
         run.reached.add(block)
-        if getattr(layer, "updown", False):
-            x = layer.x_upd(x)
         return layer.skip_connection(x) if hasattr(layer, "skip_connection") else x
 
     return forward

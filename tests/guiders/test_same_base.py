@@ -477,8 +477,9 @@ def test_extra_memory(pair, positive, guide):
     extra = all_bytes() - before - guided.nbytes
     assert not torch.equal(guided, alone)
     # What the main model's LoRA has replaced is there already, as ComfyUI's backup of it.
+    # Less than that is no fault: ComfyUI may drop what an earlier run has left.
     made = patched_bytes(weak)
-    assert abs(extra - made) <= 0.01 * max(patched_bytes(main), made)
+    assert extra - made <= 0.01 * max(patched_bytes(main), made)
 
 
 def test_they_go_when_the_weak_model_goes(main, positive, guide, own):

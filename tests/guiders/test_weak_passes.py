@@ -377,10 +377,8 @@ def picture_in(architecture, length):
     return slice(start, start + count)
 
 
-@each([(a, kind) for a, kind in POSSIBLE if kind == "identity" and a.name not in UNETS])
-def test_identity_is_plain_attention_that_hides_the_rest_of_the_picture(
-    kind, architecture, model, weaken
-):
+def without_the_rest_of_the_picture(architecture, model):
+    """The model with plain attention, of which a mask hides all other tokens of the picture."""
     # Up to this length it is text or picture alone, which some networks refine first.
     refined = {"lumina": 24, "z_image": 32, "hunyuan_video": TEXT_TOKENS}.get(architecture.name, 0)
 
@@ -398,10 +396,38 @@ def test_identity_is_plain_attention_that_hides_the_rest_of_the_picture(
 
     reference = model.clone()
     reference.model_options["transformer_options"]["optimized_attention_override"] = hidden
-    expected = predict(architecture, reference)
+    return reference
+
+
+@each([(a, kind) for a, kind in POSSIBLE if kind == "identity" and a.name not in UNETS])
+def test_identity_is_plain_attention_that_hides_the_rest_of_the_picture(
+    kind, architecture, model, weaken
+):
+    expected = predict(architecture, without_the_rest_of_the_picture(architecture, model))
     assert distance(expected, predict(architecture, model)) > 1e-3
     blocks = "layers" if architecture.blocks == ("layers",) else "all"
     assert close(predict(architecture, weaken(kind, model, blocks)), expected)
+
+
+@pytest.mark.skipif(not CAN_REPLACE, reason="this ComfyUI lets no attention be replaced")
+def test_identity_heeds_a_mask(weaken, models):
+    """HunyuanVideo has one over picture and text, for one video at a time."""
+    architecture = BY_NAME["hunyuan_video"]
+    model = models(architecture)
+    ((context, extras),) = architecture.conditioning(1)
+    mask = torch.tensor([[1, 1, 1, 0, 0]])
+    masked = [[context, extras | {"attention_mask": mask}]]
+    run = one_step(architecture, model)
+    run = run.with_(latent=run.latent[:1])
+    weak, reference = (
+        predict(architecture, m, run, masked)
+        for m in (
+            weaken("identity", model, "all"),
+            without_the_rest_of_the_picture(architecture, model),
+        )
+    )
+    assert close(weak, reference)
+    assert distance(weak, predict(architecture, weaken("identity", model, "all"), run)) > 1e-3
 
 
 def forgotten_blocks(model, paths):
