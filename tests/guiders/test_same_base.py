@@ -469,6 +469,7 @@ def all_bytes():
 def test_extra_memory(pair, positive, guide):
     """No second copy is left anywhere."""
     main, weak = pair
+    weak = weak.clone()  # One for which nothing is kept yet.
     run = Run.of(main)
     alone = run.sample(core_guider(main, positive))
     guider = guide(model=main, positive=positive, weak_model=weak)

@@ -878,7 +878,17 @@ def test_another_nodes_replaced_block_still_acts(weaken):
     patched.set_model_patch_replace(doubled, "dit", "double_block", 1)
     assert distance(predict(architecture, patched), predict(architecture, model)) > 1e-3
     alone = predict(architecture, weaken("tokens", model, "1"))
-    assert distance(predict(architecture, weaken("tokens", patched, "1")), alone) > 1e-3
+    weak = weaken("tokens", patched, "1")
+    assert distance(predict(architecture, weak), alone) > 1e-3
+
+    # And what stands there in one pass is gone in the next one.
+    run = Run.of(model, shape=architecture.latent)
+    recorded, recording = record(weak)
+    run.sample(core_guider(recorded, conditionings[0]))
+    last = Recording(recording.x[-1:], recording.sigma[-1:])
+    assert torch.equal(
+        run.replay(core_guider(weak, conditionings[0]), last)[0], recording.denoised[-1]
+    )
 
 
 @pytest.mark.parametrize("key", [("middle", 0), ("middle", 0, 0)])
@@ -1035,20 +1045,35 @@ def test_network_without_blocks(kind, weaken, error):
         weaken(kind, bare)
 
 
-@pytest.mark.parametrize("kind", ["skip", "tokens"])
-def test_blocks_of_several_streams_without_a_place_to_stand_in(
-    kind, weaken, error, monkeypatch, pack
-):
-    """As in HiDream: what goes through its blocks cannot be told apart, and this is said."""
-    architecture, model = BY_NAME["flux"], flux(0)
-    before = traces(model)
+@pytest.fixture
+def no_patch_points(monkeypatch, pack):
+    """As if no network ever looked for a replaced block."""
     replace = pack.guiders.weak_passes.Pass.replace
-    # As if this network never looked for a replacement.
     monkeypatch.setattr(
         pack.guiders.weak_passes.Pass,
         "replace",
         lambda self, kind, key, patch: replace(self, "nowhere", key, patch),
     )
+
+
+@pytest.mark.parametrize("kind", ["skip", "tokens"])
+@pytest.mark.parametrize(("name", "blocks"), [("flux", "single 1, 3"), ("wan", "0-1")])
+def test_blocks_of_one_stream_need_no_patch_point(name, blocks, kind, weaken, models, request):
+    """Those of Flux work in place, which one look at them ahead must not change."""
+    architecture = BY_NAME[name]
+    model = models(architecture)
+    weak = weaken(kind, model, blocks)
+    expected = predict(architecture, weak)
+    request.getfixturevalue("no_patch_points")
+    for again in (weak, weaken(kind, model, blocks)):
+        assert torch.equal(predict(architecture, again), expected)
+
+
+@pytest.mark.parametrize("kind", ["skip", "tokens"])
+def test_blocks_of_several_streams_need_a_patch_point(kind, weaken, error, no_patch_points):
+    """As in HiDream: what goes through its blocks cannot be told apart, and this is said."""
+    architecture, model = BY_NAME["flux"], flux(0)
+    before = traces(model)
     with pytest.raises(error, match=r"input 'blocks': got double 1, which .* more than one"):
         predict(architecture, weaken(kind, model, "double 1"))
     assert traces(model) == before
