@@ -1082,6 +1082,24 @@ def test_blocks_of_several_streams_need_a_patch_point(kind, weaken, error, no_pa
 # Chosen automatically
 
 
+AUTO = {
+    "sd15": ("middle", "middle", "input 1, input 3"),
+    "sdxl": ("middle", "middle", "input 3, input 5"),
+    "sd3": ("joint 1", "joint 1", "joint 1"),
+    "flux": ("double 1", "double 1", "double 1"),
+    "lumina": ("layer 1", "layer 1", "layer 1"),
+    "wan": ("block 1", "block 1", "block 1"),
+}
+
+
+@pytest.mark.parametrize("name", AUTO)
+def test_blocks_that_are_chosen(name, models, pack):
+    """To skip, to weaken the attention of, to shuffle tokens in."""
+    auto, network = pack.guiders.auto, pack.guiders.blocks.Network.of(models(BY_NAME[name]))
+    choices = auto.skipped_blocks, auto.attention_blocks, auto.token_blocks
+    assert tuple(", ".join(map(str, choice(network))) for choice in choices) == AUTO[name]
+
+
 @pytest.fixture
 def by_hand(comfy_nodes):
     """The weak version of a model that the node makes of it with all inputs as they come."""
