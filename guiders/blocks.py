@@ -118,16 +118,14 @@ class Network:
         return blocks[first : max(first + 1, round(end * len(blocks)))]
 
     def _unet_groups(self) -> dict[str, list[Block]]:
-        groups: dict[str, list[Block]] = {}
-        for group in ("input", "middle", "output"):
-            module = getattr(self.module, f"{group}_block{'' if group == 'middle' else 's'}", None)
-            if module is None:
-                continue
-            if group == "middle":
-                groups[group] = [Block(group, 0, "middle_block")]
-            else:
-                groups[group] = [Block(group, i, f"{group}_blocks.{i}") for i in range(len(module))]
-        return groups
+        def listed(group: str) -> list[Block]:
+            count = len(getattr(self.module, f"{group}_blocks"))
+            return [Block(group, i, f"{group}_blocks.{i}") for i in range(count)]
+
+        # Some distilled ones have no middle.
+        has_middle = getattr(self.module, "middle_block", None) is not None
+        middle = {"middle": [Block("middle", 0, "middle_block")]} if has_middle else {}
+        return {"input": listed("input"), **middle, "output": listed("output")}
 
     def _transformer_groups(self) -> dict[str, list[Block]]:
         paths = [

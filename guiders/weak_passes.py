@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import comfy.ldm.modules.attention
@@ -34,6 +35,9 @@ WRAPPER_KEY = "bad_version_weak_pass"
 Streams = dict[str, Any]
 GoOn = Callable[[Streams], Streams]
 Visit = Callable[[Block, Streams, GoOn], Streams]
+
+# Newer releases hand their transformer options to every attention, and ask there for an override.
+_ATTENTION_ASKS = hasattr(comfy.ldm.modules.attention, "wrap_attn")
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,18 @@ class Pass:
         there = self.options.get("patches_replace", {}).get(kind, {})
         return next((there[key] for key in keys if key in there), None)
 
+    def stand_in(self, point: tuple[str, int], visit: Callable[[Streams, GoOn], Streams]) -> None:
+        """Stand in ComfyUI's patch point around a block, in front of what stands there already."""
+        there = self.replacement("dit", point)
+
+        def patch(args: Streams, extra: dict[str, Any]) -> Streams:
+            def go_on(streams: Streams) -> Streams:
+                return there(streams, extra) if there else extra["original_block"](streams)
+
+            return visit(args, go_on)
+
+        self.replace("dit", point, patch)
+
     def detour(self, module: nn.Module, forward: Callable[..., Any]) -> None:
         """Let ``forward`` stand in for a module's own until the pass is over."""
         own = module.__dict__.get("forward")
@@ -86,7 +102,7 @@ class Pass:
 
 def can_perturb_attention(network: Network) -> bool:
     """Whether the running ComfyUI lets the attention of this kind of network be replaced."""
-    return network.is_unet or hasattr(comfy.ldm.modules.attention, "wrap_attn")
+    return network.is_unet or _ATTENTION_ASKS
 
 
 def has_transformers(network: Network, block: Block) -> bool:
@@ -322,23 +338,12 @@ def _around(node: str, run: Pass, blocks: Sequence[Block], visit: Visit) -> None
     """
     inside: set[Block] = set()
 
-    @contextmanager
-    def entered(block: Block) -> Iterator[None]:
+    def visited(block: Block, streams: Streams, go_on: GoOn) -> Streams:
         inside.add(block)
         try:
-            yield
+            return visit(block, streams, go_on)
         finally:
             inside.discard(block)
-
-    def at_point(block: Block, there: Callable[..., Streams] | None) -> Callable[..., Streams]:
-        def patch(args: Streams, extra: dict[str, Any]) -> Streams:
-            def go_on(streams: Streams) -> Streams:
-                return there(streams, extra) if there else extra["original_block"](streams)
-
-            with entered(block):
-                return visit(block, args, go_on)
-
-        return patch
 
     def at_module(block: Block, module: nn.Module) -> Callable[..., Any]:
         original = module.forward
@@ -357,14 +362,13 @@ def _around(node: str, run: Pass, blocks: Sequence[Block], visit: Visit) -> None
                     return {"img": original(streams["img"], *args[1:], **kwargs)}
                 return {"img": original(**{**kwargs, name: streams["img"]})}
 
-            with entered(block):
-                return visit(block, {"img": x}, go_on)["img"]
+            return visited(block, {"img": x}, go_on)["img"]
 
         return forward
 
     for block in blocks:
         if block.point is not None:
-            run.replace("dit", block.point, at_point(block, run.replacement("dit", block.point)))
+            run.stand_in(block.point, partial(visited, block))
         module = run.network.module_of(block)
         run.detour(module, at_module(block, module))
 
@@ -416,7 +420,7 @@ class _Places:
         """
         for block in self._main[:1]:
             if block.point is not None:
-                run.replace("dit", block.point, self._noting(run.replacement("dit", block.point)))
+                run.stand_in(block.point, self._note)
 
     def span(self, length: int) -> slice | None:
         """The picture's tokens in a sequence of ``length``; None where they cannot be in it."""
@@ -424,12 +428,9 @@ class _Places:
         start = 0 if self._picture_first else length - self._stream
         return slice(start, start + count) if 0 <= start <= length - count else None
 
-    def _noting(self, there: Callable[..., Streams] | None) -> Callable[..., Streams]:
-        def patch(args: Streams, extra: dict[str, Any]) -> Streams:
-            self._stream = args["img"].shape[1]
-            return there(args, extra) if there else extra["original_block"](args)
-
-        return patch
+    def _note(self, streams: Streams, go_on: GoOn) -> Streams:
+        self._stream = streams["img"].shape[1]
+        return go_on(streams)
 
 
 def token_grid(network: nn.Module, latent: Tensor) -> Grid:
@@ -469,7 +470,7 @@ def _perturb_unet_attention(run: Pass, mode: str, strength: float, blocks: Seque
             heads, (rows, columns) = extra["n_heads"], extra["activations_shape"][-2:]
             # SD1.5's attention wants more precision than the weights have on some devices.
             options = {"attn_precision": extra.get("attn_precision")}
-            if hasattr(comfy.ldm.modules.attention, "wrap_attn"):
+            if _ATTENTION_ASKS:
                 options["transformer_options"] = extra
             plain = _attend(comfy.ldm.modules.attention.optimized_attention_masked, heads, options)
 

@@ -23,6 +23,7 @@ from . import degradations
 from .compatibility import name_of
 from .errors import bad_input
 from .perturbations import generator_for
+from .prepared_weights import differing_keys
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -93,7 +94,7 @@ def against_base(
     _check_fit(node, model, base, weights, base_weights)
     keys = list(weights)
     if base.is_clone(model):
-        keys = [key for key in keys if _patches(model, key) != _patches(base, key)]
+        keys = [key for key in differing_keys(model, base) if key in weights]
     if not keys:
         raise bad_input(
             node,
@@ -321,11 +322,6 @@ def _check_fit(
 
 def _size(weight: Tensor) -> str:
     return "×".join(map(str, weight.shape)) or "a single number"
-
-
-def _patches(model: ModelPatcher, key: str) -> list[int]:
-    """Clones share the patches themselves, so identity tells what was added to one of them."""
-    return [id(patch) for patch in model.patches.get(key, [])]
 
 
 def _patched_weight(model: ModelPatcher, key: str, device: torch.device) -> Tensor:
