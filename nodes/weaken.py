@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
@@ -60,10 +60,20 @@ def _number(
     )
 
 
-def _check_range(node: str, name: str, value: float, least: float, most: float) -> None:
-    """Raise ``GuidanceError`` for what the widget would not have let through."""
-    if not least <= value <= most:
-        raise bad_input(node, name, str(value), f"a number from {least:g} to {most:g}")
+def _check(node: type[io.ComfyNode], **values: Any) -> None:
+    """Raise ``GuidanceError`` for what the node's widgets would not have let through."""
+    schema = node.define_schema()
+    widgets = {widget.id: widget for widget in schema.inputs}
+    for name, value in values.items():
+        widget = widgets[name]
+        if isinstance(widget, io.Combo.Input):
+            *others, last = map(repr, widget.options)
+            if value not in widget.options:
+                expected = f"{', '.join(others)} or {last}"
+                raise bad_input(schema.display_name, name, repr(value), expected)
+        elif not widget.min <= value <= widget.max:
+            expected = f"a number from {widget.min:g} to {widget.max:g}"
+            raise bad_input(schema.display_name, name, str(value), expected)
 
 
 class WeakenAgainstBase(io.ComfyNode):
@@ -103,7 +113,7 @@ class WeakenAgainstBase(io.ComfyNode):
     @classmethod
     def execute(cls, model: ModelPatcher, base_model: ModelPatcher, amount: float) -> io.NodeOutput:
         """Return the weaker model; raise ``GuidanceError`` where the two do not fit together."""
-        _check_range(cls.NAME, "amount", amount, -1, 3)
+        _check(cls, amount=amount)
         return io.NodeOutput(weak_weights.against_base(cls.NAME, model, base_model, amount=amount))
 
 
@@ -139,7 +149,7 @@ class WeakenLora(io.ComfyNode):
     @classmethod
     def execute(cls, model: ModelPatcher, keep: float) -> io.NodeOutput:
         """Return the weaker model; raise ``GuidanceError`` where there is no LoRA."""
-        _check_range(cls.NAME, "keep", keep, -1, 2)
+        _check(cls, keep=keep)
         return io.NodeOutput(weak_weights.without_loras(cls.NAME, model, keep=keep))
 
 
@@ -176,7 +186,7 @@ class WeakenWithNoise(io.ComfyNode):
     @classmethod
     def execute(cls, model: ModelPatcher, amount: float, seed: int, blocks: str) -> io.NodeOutput:
         """Return the weaker model; raise ``GuidanceError`` for blocks that it does not have."""
-        _check_range(cls.NAME, "amount", amount, 0.001, 2)
+        _check(cls, amount=amount)
         keys = _weight_keys(cls.NAME, model, blocks)
         return io.NodeOutput(
             weak_weights.with_noise(cls.NAME, model, amount=amount, seed=seed, keys=keys)
@@ -214,7 +224,7 @@ class WeakenWithFewerBits(io.ComfyNode):
     @classmethod
     def execute(cls, model: ModelPatcher, bits: int, blocks: str) -> io.NodeOutput:
         """Return the weaker model; raise ``GuidanceError`` for blocks that it does not have."""
-        _check_range(cls.NAME, "bits", bits, 2, 8)
+        _check(cls, bits=bits)
         keys = _weight_keys(cls.NAME, model, blocks)
         return io.NodeOutput(weak_weights.with_fewer_bits(cls.NAME, model, bits=bits, keys=keys))
 
@@ -252,7 +262,7 @@ class WeakenWithLowRank(io.ComfyNode):
     @classmethod
     def execute(cls, model: ModelPatcher, keep: float, blocks: str) -> io.NodeOutput:
         """Return the weaker model; raise ``GuidanceError`` for blocks that it does not have."""
-        _check_range(cls.NAME, "keep", keep, 0.01, 0.99)
+        _check(cls, keep=keep)
         keys = _weight_keys(cls.NAME, model, blocks)
         return io.NodeOutput(weak_weights.with_low_rank(cls.NAME, model, keep=keep, keys=keys))
 
@@ -290,7 +300,7 @@ class WeakenWithDropout(io.ComfyNode):
     @classmethod
     def execute(cls, model: ModelPatcher, rate: float, seed: int, blocks: str) -> io.NodeOutput:
         """Return the weaker model; raise ``GuidanceError`` for blocks that it does not have."""
-        _check_range(cls.NAME, "rate", rate, 0.005, 0.9)
+        _check(cls, rate=rate)
         network = Network.of(model)
         chosen = choose(cls.NAME, network, blocks, auto=network.blocks)
         return io.NodeOutput(
@@ -340,9 +350,7 @@ class WeakenAttention(io.ComfyNode):
     @classmethod
     def execute(cls, model: ModelPatcher, mode: str, strength: float, blocks: str) -> io.NodeOutput:
         """Return the weaker model; raise ``GuidanceError`` where it has no such attention."""
-        _check_range(cls.NAME, "strength", strength, 0.01, 1)
-        if mode not in ("identity", "blur", "window"):
-            raise bad_input(cls.NAME, "mode", f"'{mode}'", "'identity', 'blur' or 'window'")
+        _check(cls, strength=strength, mode=mode)
         network = Network.of(model)
         if not weak_passes.can_perturb_attention(network):
             raise bad_input(
@@ -437,7 +445,7 @@ class WeakenTokens(io.ComfyNode):
     @classmethod
     def execute(cls, model: ModelPatcher, strength: float, seed: int, blocks: str) -> io.NodeOutput:
         """Return the weaker model; raise ``GuidanceError`` for blocks that have no tokens."""
-        _check_range(cls.NAME, "strength", strength, 0.01, 1)
+        _check(cls, strength=strength)
         network = Network.of(model)
         chosen = choose(
             cls.NAME,
@@ -499,9 +507,7 @@ class WeakenPrompt(io.ComfyNode):
         cls, conditioning: Conditioning, mode: str, amount: float, seed: int
     ) -> io.NodeOutput:
         """Return the weaker prompt; raise ``GuidanceError`` for what is no text embedding."""
-        _check_range(cls.NAME, "amount", amount, 0.01, 1)
-        if mode not in ("drop", "noise", "blur"):
-            raise bad_input(cls.NAME, "mode", f"'{mode}'", "'drop', 'noise' or 'blur'")
+        _check(cls, amount=amount, mode=mode)
         return io.NodeOutput(weak_prompts.weaken_prompt(cls.NAME, conditioning, mode, amount, seed))
 
 
