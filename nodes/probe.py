@@ -1,0 +1,7 @@
+"""Shelf "bad version/probe": what guidance does, recorded, drawn and saved."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+NODES: list[type[io.ComfyNode]] = []
