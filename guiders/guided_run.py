@@ -23,7 +23,9 @@ from . import formulas
 from .compatibility import check_pair, is_off, noise_of
 from .errors import GuidanceError, bad_input
 from .legs import WRAPPER_KEY, Guidance, Push, WeakLeg, require_difference, unguided
+from .live_text import LiveText
 from .noise import Noise
+from .probe import LegAtCall, Recorder
 from .references import Reference
 from .schedules import LegScale
 from .shapes import LegShape
@@ -92,6 +94,7 @@ class _Call:
         self.C: Tensor | None = None
         self.N: Tensor | None = None
         self.predictions: dict[Reference, Tensor] = {}
+        self.legs: dict[str, LegAtCall] = {}
         self.differences: dict[Reference | None, Tensor] = {}
         self.negative_is_shaped = False
         self._level: float | None = None
@@ -176,6 +179,15 @@ class GuidedRun:
                         shape.asks_for,
                     )
         self._joined: dict[Reference, InnerConditioning] = {}
+        self._live = None if guidance.show is None else LiveText(guidance.show)
+        self._recorder: Recorder | None = None
+        if guidance.probe is not None:
+            latent_format = self._main.get_model_object("latent_format")
+            self._recorder = guidance.probe.recorder(latent_format)
+
+    @property
+    def _is_watched(self) -> bool:
+        return self._live is not None or self._recorder is not None
 
     @property
     def _legs(self) -> list[_RunningLeg]:
@@ -225,6 +237,10 @@ class GuidedRun:
             run = partial(reference.around, run, args, kwargs)
         latent = run()
         self._look_back()
+        if self._live is not None:
+            self._live.finish()
+        if self._recorder is not None:
+            self._recorder.finish(latent)
         return latent
 
     def _look_back(self) -> None:
@@ -316,9 +332,21 @@ class GuidedRun:
                 raise self._changes_nothing("all of its weights are those of 'model'")
             self._prediction(first, call)
         try:
-            return executor(x, timestep, *args, **kwargs)
+            guided = executor(x, timestep, *args, **kwargs)
+            if self._is_watched and call.C is not None:
+                self._watch(call, guided)
+            return guided
         finally:
             self._call = None
+
+    def _watch(self, call: _Call, guided: Tensor) -> None:
+        """Let those who look on see a model call, and what has become of it."""
+        if self._recorder is not None:
+            self._recorder.call(call.sigma, call.C, guided, call.legs)
+        if self._live is not None:
+            names = {"weak": "weak_scale", "negative": "cfg"}
+            scales = {names[name]: leg.scale for name, leg in call.legs.items()}
+            self._live.call(call.sigma, call.C, guided, scales)
 
     def _predict_batch(self, args: dict[str, Any], others: BatchFunction) -> list[Tensor]:
         """Batch function: ask for the legs' predictions along with the run's own."""
@@ -382,14 +410,19 @@ class GuidedRun:
             return out
         call.negative_is_shaped = True
         if not self._negative_is_on(call):
+            call.legs["negative"] = LegAtCall()
             return [C, C]
         if rest[0] is C:  # The schedule of another patch has switched it off.
             return out
         call.N, scale = rest[0], args["cond_scale"]
+        call.legs["negative"] = LegAtCall(call.N, scale=scale)
         if self._negative is None or is_off(scale):
             return out
         step = self._step(call, self._negative, None, call.N)
         delta, new_scale = self._negative.shaped(scale, step)
+        call.legs["negative"] = LegAtCall(
+            call.N, scale=new_scale, posterior=self._negative.scale.posterior
+        )
         # From C: at a scale of its own, less 1, of every sample.
         return [C, formulas.add_leg(C, delta, 1.0 - (new_scale - 1.0) / (scale - 1.0))]
 
@@ -404,7 +437,13 @@ class GuidedRun:
             and args["uncond"] is not None
         ):
             raise self._has_no_plain_cfg()
-        if self._weak is None or not self._weak.is_on(call):
+        if "negative" in call.legs and self._recorder is not None:
+            pushed = args["denoised"] - call.C
+            call.legs["negative"] = call.legs["negative"]._replace(push=pushed)
+        if self._weak is None:
+            return args["denoised"]
+        if not self._weak.is_on(call):
+            call.legs["weak"] = LegAtCall()
             return args["denoised"]
         R = self._prediction(self._bad_version, call)
         step = self._step(call, self._weak, self._bad_version, R)
@@ -412,7 +451,10 @@ class GuidedRun:
             least = self._bad_version.rounding * formulas.norm(step.C).max()
             self._differed = bool(formulas.norm(step.difference).max() > least)
         delta, scale = self._weak.shaped(self._guidance.weak.scale, step)
-        return formulas.add_leg(args["denoised"], delta, scale)
+        guided = formulas.add_leg(args["denoised"], delta, scale)
+        pushed = None if self._recorder is None else guided - args["denoised"]
+        call.legs["weak"] = LegAtCall(R, pushed, scale, self._weak.scale.posterior)
+        return guided
 
     def _step(self, call: _Call, leg: _RunningLeg, key: Reference | None, R: Tensor) -> Step:
         """What one leg sees of a call; ``key`` is None for the negative one."""

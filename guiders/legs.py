@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from comfy.patcher_extension import WrappersMP
 from . import same_base
 from .compatibility import name_of, set_up_alike
 from .errors import bad_input
+from .probe import Probe
 from .schedules import Schedule
 from .shapes import Shape
 from .steps import Conditioning
@@ -74,11 +76,21 @@ class Guidance:
         node: display name of that node, for messages.
         weak: the weak leg, if there is one.
         negative: what becomes of the sampler's own push away from the negative prompt.
+        probe: where runs are recorded, if anywhere.
+        show: is given a line of text now and then while sampling.
     """
 
     node: str
     weak: WeakLeg | None = None
     negative: Push = Push()
+    probe: Probe | None = None
+    show: Callable[[str], None] | None = None
+
+    @property
+    def is_off(self) -> bool:
+        """Whether there is nothing to do, and nothing to look at."""
+        watched = self.probe is not None or self.show is not None
+        return self.weak is None and self.negative.is_plain and not watched
 
 
 def require_difference(node: str, leg: WeakLeg, main: ModelPatcher) -> None:

@@ -36,7 +36,7 @@ def with_guidance(model: ModelPatcher, guidance: Guidance) -> ModelPatcher:
         leg = _checked(guidance.node, model, leg)
         guidance = replace(guidance, weak=None if is_off(leg.scale) else leg)
     patched = model.clone()
-    if guidance.weak is None and guidance.negative.is_plain:
+    if guidance.is_off:
         return patched
     if guidance.weak is not None and not leg.weak_model.is_clone(model):
         patched.set_additional_models(leg.key, [leg.weak_model])

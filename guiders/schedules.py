@@ -286,6 +286,8 @@ class LegScale:
         self._live = [each for each in schedules if isinstance(each, Live)]
         self._running = [each.start(noise) for each in self._live]
         self._factors: dict[float, float] = {}
+        # Of a dynamic negative, at the latest step.
+        self.posterior: Tensor | None = None
 
     @property
     def has_fixed(self) -> bool:
@@ -309,8 +311,11 @@ class LegScale:
         """
         known = self.fixed_factor(step.level) if self._fixed else 1.0
         excess: formulas.Scale = self._own(scale) * known
-        for factor in self._running:
-            excess = factor(step) * excess
+        for schedule, running in zip(self._live, self._running, strict=True):
+            factor = running(step)
+            if isinstance(schedule, DynamicNegative):
+                self.posterior = factor / (1 + factor)
+            excess = factor * excess
         return excess
 
     def bounds(self, scale: float, sigma: float) -> tuple[float, float]:

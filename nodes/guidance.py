@@ -10,10 +10,13 @@ from ..guiders import auto
 from ..guiders.compatibility import check_scale, is_off
 from ..guiders.errors import bad_input
 from ..guiders.legs import Guidance, Push, WeakLeg, require_difference
+from ..guiders.probe import Probe
 from ..guiders.sampling import make_guider, with_guidance
 from ..guiders.schedules import Schedule
 from ..guiders.shapes import Shape
 from ..guiders.steps import Conditioning
+from .probe import ProbeType
+from .progress import progress_text
 from .schedules import ScheduleType
 from .shapes import ShapeType
 
@@ -24,6 +27,8 @@ CATEGORY = "bad version"
 
 GUIDER_NAME = "Bad-Version Guider"
 PATCH_NAME = "Bad-Version Patch"
+# The page finds nodes by their names alone, and many know this one by its paper's word.
+_TITLE = "{} (Autoguidance)"
 
 # What auto.weak_version does, in words.
 _AUTO = (
@@ -80,6 +85,15 @@ def _push_inputs(negative: str) -> list[io.Input]:
     ]
 
 
+def _probe_input() -> io.Input:
+    return ProbeType.Input(
+        "probe",
+        optional=True,
+        tooltip="A Guidance Probe, which records what the pushes do while sampling. It changes "
+        "nothing in the picture.",
+    )
+
+
 def _leg_inputs(leg: str, of: str, schedule: str, shape: str) -> list[io.Input]:
     return [
         ScheduleType.Input(
@@ -114,6 +128,11 @@ def _weak_leg(
             return None
         weak_model = auto.weak_version(node, model)
     return WeakLeg(model if weak_model is None else weak_model, weak_scale, weak_positive, push)
+
+
+def _pushes(leg: WeakLeg | None, negative: Push) -> bool:
+    """Whether anything of a node's own acts on the sampler."""
+    return not negative.is_plain or (leg is not None and not is_off(leg.scale))
 
 
 def _require_legs(
@@ -151,7 +170,7 @@ class BadVersionGuider(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="BadVersionGuider",
-            display_name=GUIDER_NAME,
+            display_name=_TITLE.format(GUIDER_NAME),
             category=CATEGORY,
             description="Guides the sampler away from a bad version of the picture: from what a "
             "weak model would make of the same prompt, from a negative prompt, or from both. "
@@ -184,7 +203,9 @@ class BadVersionGuider(io.ComfyNode):
                 ),
                 _weak_positive_input(),
                 *_push_inputs("the negative prompt"),
+                _probe_input(),
             ],
+            hidden=[io.Hidden.unique_id],
             outputs=[
                 io.Guider.Output(
                     display_name="guider", tooltip="For the guider input of SamplerCustomAdvanced."
@@ -206,6 +227,7 @@ class BadVersionGuider(io.ComfyNode):
         weak_shape: tuple[Shape, ...] = (),
         negative_schedule: tuple[Schedule, ...] = (),
         negative_shape: tuple[Shape, ...] = (),
+        probe: Probe | None = None,
     ) -> io.NodeOutput:
         """Build the guider; raise ``GuidanceError`` for inputs that cannot be used."""
         check_scale(GUIDER_NAME, "cfg", cfg)
@@ -218,7 +240,10 @@ class BadVersionGuider(io.ComfyNode):
         leg = None
         if has_weak:
             leg = _weak_leg(GUIDER_NAME, model, weak_scale, weak_model, weak_positive, weak_push)
-        model = with_guidance(model, Guidance(GUIDER_NAME, leg, negative_push))
+        pushes = _pushes(leg, negative_push) or (negative is not None and not is_off(cfg))
+        show = progress_text(cls) if pushes else None
+        guidance = Guidance(GUIDER_NAME, leg, negative_push, probe, show)
+        model = with_guidance(model, guidance)
         if leg is not None:
             require_difference(GUIDER_NAME, leg, model)
         return io.NodeOutput(make_guider(model, positive, negative, cfg))
@@ -231,7 +256,7 @@ class BadVersionPatch(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="BadVersionPatch",
-            display_name=PATCH_NAME,
+            display_name=_TITLE.format(PATCH_NAME),
             category=CATEGORY,
             description="Makes any sampler push away from what a weak model would make of the "
             "same prompt. Put it between the model and the sampler; the negative prompt and cfg "
@@ -245,7 +270,9 @@ class BadVersionPatch(io.ComfyNode):
                 ),
                 _weak_positive_input(),
                 *_push_inputs("the sampler's own negative prompt"),
+                _probe_input(),
             ],
+            hidden=[io.Hidden.unique_id],
             outputs=[
                 io.Model.Output(
                     display_name="model", tooltip="The guided model, for a sampler's model input."
@@ -264,6 +291,7 @@ class BadVersionPatch(io.ComfyNode):
         weak_shape: tuple[Shape, ...] = (),
         negative_schedule: tuple[Schedule, ...] = (),
         negative_shape: tuple[Shape, ...] = (),
+        probe: Probe | None = None,
     ) -> io.NodeOutput:
         """Build the guided model; raise ``GuidanceError`` for inputs that cannot be used.
 
@@ -280,7 +308,9 @@ class BadVersionPatch(io.ComfyNode):
         _require_legs(
             PATCH_NAME, weak_push, leg is not None or is_off(weak_scale), negative_push, True
         )
-        return io.NodeOutput(with_guidance(model, Guidance(PATCH_NAME, leg, negative_push)))
+        show = progress_text(cls) if _pushes(leg, negative_push) else None
+        guidance = Guidance(PATCH_NAME, leg, negative_push, probe, show)
+        return io.NodeOutput(with_guidance(model, guidance))
 
 
 NODES: list[type[io.ComfyNode]] = [BadVersionGuider, BadVersionPatch]
