@@ -8,13 +8,15 @@ python := build/venv/bin/python
 newest := 0.3.75
 oldest := 0.3.52
 
-.PHONY: help demo test models card bench bench-speed bench-negative lint clean
+.PHONY: help demo test models card playground font bench bench-speed bench-negative lint clean
 
 help:
 	@echo "make demo     see a bad version at work: a real ComfyUI, tiny models, no GPU"
 	@echo "make test     check style and run all tests, on ComfyUI $(newest) and $(oldest)"
 	@echo "make models   train the tiny models of demo and tests anew"
 	@echo "make card     measure the tiny models, and write tests/assets/README.md"
+	@echo "make font     take the letters of the pack's drawings out of the system's fonts anew"
+	@echo "make playground  train the models of the playground anew, a few minutes"
 	@echo "make bench    measure guidance: bench-speed is its part on time and memory,"
 	@echo "              bench-negative on negative prompts, and on one share for all bad versions"
 	@echo "make lint     check style only"
@@ -34,6 +36,16 @@ models:
 card:
 	@$(set_up)
 	cd tests && ../$(python) -m digits.evaluate
+
+font:
+	@$(set_up)
+	cd tests && ../$(python) -m fonts.subset
+
+# With one thread it makes the same weights again.
+playground: export OMP_NUM_THREADS = 1
+playground:
+	@$(set_up)
+	$(python) -m playground.training
 
 bench: bench-speed bench-negative
 

@@ -105,6 +105,25 @@ class Record:
     marks: Tensor = field(repr=False)
     numbers: int = field(repr=False)
 
+    def columns(self) -> dict[str, np.ndarray]:
+        """All numbers under the names that a table gives them, ``[calls, batch]`` each."""
+        columns = {"sigma": self.sigma, "norm": self.norm, "push": self.push}
+        for name, leg in self.legs.items():
+            columns |= {
+                f"{name}_scale": leg.scale,
+                f"{name}_difference": leg.difference,
+                f"{name}_push": leg.push,
+                f"{name}_cosine": leg.cosine,
+                f"{name}_parallel": leg.parallel,
+                f"{name}_orthogonal": 1 - leg.parallel,
+                f"{name}_posterior": leg.posterior,
+            }
+        columns["legs_cosine"] = self.cosine
+        for what, shift in (("mean", self.mean_shift), ("std", self.std_shift)):
+            for channel in range(shift.shape[2]):
+                columns[f"{what}_shift_{channel}"] = shift[:, :, channel]
+        return columns
+
     def distance_to(self, latent: Tensor) -> float:
         """How far a latent is from the one that this run ended with; infinite for another size."""
         numbers, marks = _marks(latent)

@@ -2,10 +2,344 @@
 
 from __future__ import annotations
 
-from comfy_api.latest import io
+import csv
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import comfy.model_management
+import comfy.utils
+import folder_paths
+import numpy as np
+from comfy_api.latest import io, ui
+from latent_preview import Latent2RGBPreviewer
+
+from ..guiders.errors import bad_input
+from ..guiders.probe import Probe, Record
+from .drawing.style import LANGUAGES
+from .probe_plots import VIEWS, Strip, plot_records
+from .progress import progress_text
+from .widgets import check, language_input
+
+if TYPE_CHECKING:
+    from comfy.latent_formats import LatentFormat
+    from comfy.sd import VAE
+    from torch import Tensor
 
 CATEGORY = "bad version/probe"
 
 ProbeType = io.Custom("GUIDANCE_PROBE")
 
-NODES: list[type[io.ComfyNode]] = []
+Latent = dict[str, Any]
+
+_MOST_PROBES = 4
+
+
+class GuidanceProbe(io.ComfyNode):
+    """``→ GUIDANCE_PROBE``: records what guidance does."""
+
+    NAME = "Guidance Probe"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="GuidanceProbe",
+            display_name=cls.NAME,
+            category=CATEGORY,
+            description="Records what the pushes of a guider do at every step: how long they are, "
+            "where they point, and how they shift the picture. The picture stays the same, and "
+            "sampling as fast. Guidance Plot draws it, Save Guidance Record saves it.",
+            inputs=[
+                io.String.Input(
+                    "name",
+                    default="guidance",
+                    tooltip="What plots and files call it, such as 'negative prompt'. It tells "
+                    "probes apart where a plot compares several.",
+                )
+            ],
+            outputs=[
+                ProbeType.Output(
+                    display_name="probe",
+                    tooltip="For probe of Bad-Version Guider or Patch, and for Guidance Plot and "
+                    "Save Guidance Record.",
+                )
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, name: str) -> io.NodeOutput:
+        """Return the probe of this node."""
+        return io.NodeOutput(Probe(str(cls.hidden.unique_id), name.strip()))
+
+
+def _latent_input(name: str, of: str, optional: bool = False) -> io.Input:
+    return io.Latent.Input(
+        name,
+        optional=optional,
+        tooltip=f"What the sampler of {of} has made. It says which of its runs to take, and that "
+        "sampling comes first.",
+    )
+
+
+def _probe_input(name: str, optional: bool = False) -> io.Input:
+    which = "Another probe, to compare with" if optional else "The probe of the guider"
+    return ProbeType.Input(
+        name, optional=optional, tooltip=f"{which}; it must be plugged into a guider or patch, too."
+    )
+
+
+def _latent_output() -> io.Output:
+    return io.Latent.Output(
+        display_name="latent", tooltip="The latent as it came, for VAE Decode and the like."
+    )
+
+
+def _record_of(node: str, number: str, probe: Probe, latent: Latent | None) -> Record:
+    record = probe.record_of(None if latent is None else latent["samples"])
+    if record is None:
+        raise bad_input(
+            node,
+            f"probe{number}",
+            f"the probe '{probe.name}', which has recorded nothing",
+            "one that is plugged into a Bad-Version Guider or Patch as well, with the latent of "
+            f"its sampler in 'latent{number}'",
+        )
+    return record
+
+
+class GuidancePlot(io.ComfyNode):
+    """``LATENT, GUIDANCE_PROBE → IMAGE, LATENT``: a figure of one run, or of several."""
+
+    NAME = "Guidance Plot"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        others = range(2, _MOST_PROBES + 1)
+        return io.Schema(
+            node_id="GuidancePlot",
+            display_name=cls.NAME,
+            category=CATEGORY,
+            description="Draws what a Guidance Probe has recorded, over the steps of sampling: "
+            "scale, length and direction of each push, how far the picture is shifted, and small "
+            "pictures of what the models predicted. Further probes are drawn over the first.",
+            inputs=[
+                _latent_input("latent", "the guider"),
+                _probe_input("probe"),
+                io.Combo.Input(
+                    "view",
+                    options=list(VIEWS),
+                    default="everything",
+                    tooltip="What to draw: 'everything', or one plot that stays legible on a small "
+                    "node, or the 'thumbnails' alone.",
+                ),
+                language_input(),
+                io.Vae.Input(
+                    "vae",
+                    optional=True,
+                    tooltip="Decodes the thumbnails. Left open, they have the rough colours of "
+                    "ComfyUI's previews.",
+                ),
+                *(
+                    each
+                    for number in others
+                    for each in (
+                        _probe_input(f"probe_{number}", optional=True),
+                        _latent_input(f"latent_{number}", "that guider", optional=True),
+                    )
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="plot", tooltip="The figure, also shown on the node."),
+                _latent_output(),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        latent: Latent,
+        probe: Probe,
+        view: str,
+        language: str,
+        vae: VAE | None = None,
+        **others: Any,
+    ) -> io.NodeOutput:
+        """Draw the figure; raise ``GuidanceError`` for a probe that has recorded nothing."""
+        check(cls, view=view, language=language)
+        records = [_record_of(cls.NAME, "", probe, latent)]
+        for number in range(2, _MOST_PROBES + 1):
+            other, its_latent = others.get(f"probe_{number}"), others.get(f"latent_{number}")
+            if other is not None:
+                records.append(_record_of(cls.NAME, f"_{number}", other, its_latent))
+            elif its_latent is not None:
+                raise bad_input(
+                    cls.NAME,
+                    f"latent_{number}",
+                    "a latent without its probe",
+                    f"the probe of its guider in 'probe_{number}' as well",
+                )
+        records = _told_apart(records)
+        strips = []
+        if view in ("everything", "thumbnails"):
+            strips = _strips(cls.NAME, records, vae)
+        image = plot_records(records, view, LANGUAGES[language], strips)
+        return io.NodeOutput(image, latent, ui=ui.PreviewImage(image, cls=cls))
+
+
+def _told_apart(records: Sequence[Record]) -> list[Record]:
+    """The records with a name of its own for each."""
+    names = [record.name for record in records]
+    return [
+        record if names.count(record.name) == 1 else replace(record, name=f"{record.name} {number}")
+        for number, record in enumerate(records, 1)
+    ]
+
+
+def _strips(node: str, records: Sequence[Record], vae: VAE | None) -> list[Strip]:
+    """Rows of thumbnails of all runs whose latents are pictures."""
+    rows = [
+        (record, kind, latents)
+        for record in records
+        if record.thumbnails is not None
+        for kind, latents in record.thumbnails.latents.items()
+    ]
+    progress = comfy.utils.ProgressBar(len(rows))
+    strips = []
+    for record, kind, latents in rows:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        sigmas = record.sigma[record.thumbnails.calls].max(axis=1)
+        pictures = _pictures(node, latents, record.thumbnails.latent_format, vae)
+        strips.append(Strip(kind, record.name if len(records) > 1 else "", sigmas, pictures))
+        progress.update(1)
+    return strips
+
+
+def _pictures(
+    node: str, latents: Tensor, latent_format: LatentFormat, vae: VAE | None
+) -> np.ndarray:
+    """Small pictures ``[n, height, width, 3]``, 0 to 1, of latents; NaN where a leg was off."""
+    known = ~latents.flatten(1).isnan().any(dim=1)
+    if not known.any():
+        return np.full((len(latents), 1, 1, 3), np.nan)
+    if vae is None:
+        drawn = _in_rough_colours(latents[known], latent_format)
+    else:
+        drawn = _decoded(node, latents[known], latent_format, vae)
+    pictures = np.full((len(latents), *drawn.shape[1:]), np.nan)
+    pictures[known.numpy()] = drawn
+    return pictures
+
+
+def _in_rough_colours(latents: Tensor, latent_format: LatentFormat) -> np.ndarray:
+    factors = latent_format.latent_rgb_factors
+    if factors is None:  # A model for which ComfyUI has no previews: bright where latents are high.
+        grey = latents.mean(dim=1)
+        least, most = grey.aminmax()
+        return ((grey - least) / (most - least))[..., None].expand(-1, -1, -1, 3).numpy()
+    names = ("latent_rgb_factors_bias", "latent_rgb_factors_reshape")
+    # The second one came with a later release.
+    known = [getattr(latent_format, name) for name in names if hasattr(latent_format, name)]
+    previewer = Latent2RGBPreviewer(factors, *known)
+    images = [previewer.decode_latent_to_preview(latent[None]) for latent in latents]
+    return np.stack([np.asarray(image) for image in images]) / 255
+
+
+def _decoded(node: str, latents: Tensor, latent_format: LatentFormat, vae: VAE) -> np.ndarray:
+    mine = (latents.shape[1], latent_format.latent_dimensions)
+    its = (vae.latent_channels, vae.latent_dim)
+    if mine != its:
+        raise bad_input(
+            node,
+            "vae",
+            "a VAE for latents of {} channels and {} dimensions".format(*its),
+            "the VAE of the sampled model, whose latents have {} channels and {} dimensions".format(
+                *mine
+            ),
+        )
+    if latent_format.latent_dimensions == 3:
+        latents = latents.unsqueeze(2)
+    pictures = vae.decode(latent_format.process_out(latents))
+    return (pictures[:, 0] if pictures.ndim == 5 else pictures).clamp(0, 1).cpu().numpy()
+
+
+class GuidanceRecord(io.ComfyNode):
+    """``LATENT, GUIDANCE_PROBE → LATENT``: saves the numbers of one run."""
+
+    NAME = "Save Guidance Record"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="GuidanceRecord",
+            display_name=cls.NAME,
+            category=CATEGORY,
+            description="Saves what a Guidance Probe has recorded in ComfyUI's output folder: "
+            "every number of every step and picture, as JSON for programs and as CSV for a "
+            "spreadsheet.",
+            inputs=[
+                _latent_input("latent", "the guider"),
+                _probe_input("probe"),
+                io.String.Input(
+                    "filename_prefix",
+                    default="guidance/record",
+                    tooltip="What the names of both files begin with, after a folder in the output "
+                    "folder if you like. A number is added, so that nothing is overwritten.",
+                ),
+            ],
+            outputs=[_latent_output()],
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, latent: Latent, probe: Probe, filename_prefix: str) -> io.NodeOutput:
+        """Save both files; raise ``GuidanceError`` where there is nothing to save, or no place."""
+        record = _record_of(cls.NAME, "", probe, latent)
+        folder, name = _place(cls.NAME, filename_prefix)
+        columns = record.columns()
+        with (folder / f"{name}.json").open("w", encoding="utf-8") as file:
+            values = {key: _without_nan(column) for key, column in columns.items()}
+            json.dump({"name": record.name, "columns": values}, file, ensure_ascii=False)
+        # With a mark at its start, without which Excel takes the text for another encoding.
+        with (folder / f"{name}.csv").open("w", encoding="utf-8-sig", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(["call", "sample", *columns])
+            for call, sample in np.ndindex(record.norm.shape):
+                numbers = (column[call, sample] for column in columns.values())
+                rows.writerow(
+                    [call, sample, *("" if math.isnan(each) else f"{each:.9g}" for each in numbers)]
+                )
+        show = progress_text(cls)
+        if show is not None:
+            show(f"{name}.json · {name}.csv")
+        return io.NodeOutput(latent)
+
+
+def _place(node: str, prefix: str) -> tuple[Path, str]:
+    """Folder and first part of the names of new files, which is not taken yet."""
+    output = Path(folder_paths.get_output_directory()).resolve()
+    if not (output / prefix).resolve().is_relative_to(output) or not Path(prefix).name:
+        raise bad_input(
+            node,
+            "filename_prefix",
+            f"'{prefix}'",
+            "the beginning of a file name, after folders inside of the output folder if you like",
+        )
+    folder, name, number, *_ = folder_paths.get_save_image_path(prefix, str(output))
+    return Path(folder), f"{name}_{number:05}_"
+
+
+def _without_nan(column: np.ndarray) -> list[list[float | None]]:
+    """A column as JSON can have it, where NaN is null."""
+    return [
+        [None if math.isnan(each) else float(f"{each:.9g}") for each in row]
+        for row in column.tolist()
+    ]
+
+
+NODES: list[type[io.ComfyNode]] = [GuidanceProbe, GuidancePlot, GuidanceRecord]

@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..guiders.errors import bad_input
+from .drawing.style import LANGUAGES
 
 
 def number(
@@ -15,6 +16,16 @@ def number(
     """A number, ten times as fine as its arrows step."""
     return io.Float.Input(
         name, default=default, min=least, max=most, step=step, round=step / 10, tooltip=tooltip
+    )
+
+
+def language_input() -> io.Combo.Input:
+    """In which language a drawing speaks; `LANGUAGES` has the folder of its translations."""
+    return io.Combo.Input(
+        "language",
+        options=list(LANGUAGES),
+        default="English",
+        tooltip="Language of the words in the drawing, which otherwise stays the same.",
     )
 
 

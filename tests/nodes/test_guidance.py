@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 
-SCHEDULE, SHAPE = "GUIDANCE_SCHEDULE", "GUIDANCE_SHAPE"
+SCHEDULE, SHAPE, PROBE = "GUIDANCE_SCHEDULE", "GUIDANCE_SHAPE", "GUIDANCE_PROBE"
 PUSH = {
     "weak_schedule": SCHEDULE,
     "weak_shape": SHAPE,
@@ -24,6 +24,7 @@ WORKFLOWS_RELY_ON = {
             "weak_model": "MODEL",
             "weak_positive": "CONDITIONING",
             **PUSH,
+            "probe": PROBE,
         },
         "GUIDER",
     ),
@@ -34,6 +35,7 @@ WORKFLOWS_RELY_ON = {
             "weak_model": "MODEL",
             "weak_positive": "CONDITIONING",
             **PUSH,
+            "probe": PROBE,
         },
         "MODEL",
     ),

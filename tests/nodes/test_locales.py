@@ -11,7 +11,7 @@ from engine.install import ROOT
 from labels import node_labels
 
 # What ComfyUI's own Chinese leaves in Latin letters.
-SAME_IN_CHINESE = {"CFG"}
+SAME_IN_CHINESE = {"CFG", "VAE"}
 
 
 @pytest.fixture

@@ -59,12 +59,13 @@ def rows(picture, across, colour, tolerance=40):
 
 def column(plots, place, steps=STEPS):
     """Across, where a place on the way from the first step to the last one is drawn."""
-    return plots._LEFT + place / steps * (plots._WIDTH - plots._LEFT - plots._RIGHT)
+    left, _, right, _ = plots._BOX
+    return left + place / steps * (right - left)
 
 
 def heights(picture, plots, places, steps=STEPS):
     """How far down the curve lies at some places."""
-    found = [rows(picture, column(plots, place, steps), plots._LINE) for place in places]
+    found = [rows(picture, column(plots, place, steps), plots.style.LINE) for place in places]
     assert all(len(each) for each in found), "no curve there"
     return np.array([each.mean() for each in found])
 
@@ -129,7 +130,7 @@ def test_interval_rises_and_falls_where_its_ends_are(draw, chain, models, plots)
     assert outside.mean() - inside.mean() > 200
     # The dots are the steps themselves: of the first end one is on, of the second one it is off.
     for step, level in ((1, outside), (2, inside), (4, inside), (5, outside), (6, outside)):
-        dot = rows(picture, column(plots, step) + 2, plots._LINE)
+        dot = rows(picture, column(plots, step) + 2, plots.style.LINE)
         assert len(dot) > 4 and abs(dot.mean() - level.mean()) < 1, f"step {step}"
 
 
@@ -157,7 +158,7 @@ def test_band_of_a_schedule_that_goes_by_the_picture(name, draw, chain, models, 
     inputs = {"prior": 0.3, **inputs} if name == "DynamicNegative" else inputs
     picture = draw(chain(name, **inputs, schedule=curve), scale=4.0)
     places = [1, 2, 3, 5]
-    found = [rows(picture, column(plots, place), plots._LINE) for place in places]
+    found = [rows(picture, column(plots, place), plots.style.LINE) for place in places]
     top, bottom = (np.array([f(each) for each in found], float) for f in (np.min, np.max))
     zero = (top[1] + bottom[1]) / 2  # Where the fixed schedule is off, there is no band.
     assert bottom[1] - top[1] < 12
@@ -166,9 +167,9 @@ def test_band_of_a_schedule_that_goes_by_the_picture(name, draw, chain, models, 
     for at, factor in ((0, 1.0), (2, 0.5), (3, 1.0)):
         assert abs(top[at] - (zero - length * own * most * factor)) < middle + 3
         assert abs(bottom[at] - (zero - length * own * least * factor)) < middle + 3
-    between = rows(picture, column(plots, 5.5), plots._BAND, 8)
+    between = rows(picture, column(plots, 5.5), plots.style.BAND, 8)
     assert len(between) > 0.8 * (bottom[3] - top[3])
-    assert len(rows(picture, column(plots, 2), plots._BAND, 8)) == 0
+    assert len(rows(picture, column(plots, 2), plots.style.BAND, 8)) == 0
 
 
 EXTREMES = {
@@ -211,9 +212,9 @@ CHAINS = ["interval", "ramp", "constant", "none", "dynamic", "calibrated", "both
 def test_anything_can_be_drawn(name, extreme, draw, chains, plots):
     """With a curve, and without a label that is cut off at the edge."""
     picture = draw(chains[name], **EXTREMES[extreme])
-    line = np.abs(picture - ImageColor.getrgb(plots._LINE)).max(axis=2) < 40
+    line = np.abs(picture - ImageColor.getrgb(plots.style.LINE)).max(axis=2) < 40
     assert line.any(axis=0).sum() > 600, "the curve goes from left to right"
-    paper = np.array(ImageColor.getrgb(plots._PAPER))
+    paper = np.array(ImageColor.getrgb(plots.style.PAPER))
     for edge in (picture[:, 0], picture[:, -1], picture[0], picture[-1]):
         assert np.abs(edge - paper).max() < 4, "something is cut off"
 
@@ -235,7 +236,7 @@ TICKS = [(0.5, 1.5), (0.0, 4.5), (-1e6, 1e6), (0.9, 1.1), (1.0, 100.0), (0.99999
 
 @pytest.mark.parametrize("least, most", [*TICKS, (-12.5, 1.0)])
 def test_every_line_across_has_a_number_of_its_own(least, most, plots):
-    ticks = plots._ticks(*plots._axis(least, most))
+    ticks = plots.ticks(*plots.axis(least, most, 0.1))
     assert 3 <= len(ticks) <= 7
     assert len({label for _, label in ticks}) == len(ticks)
     for value, label in ticks:
@@ -247,9 +248,9 @@ def test_sigmas_below_do_not_touch(steps, draw, chain, plots):
     """Seen in the picture itself: there is paper between any two of them."""
     sigmas = torch.cat([torch.linspace(0.9876, 0.1234, steps), torch.zeros(1)])
     picture = draw(chain("GuidanceRamp"), sigmas=sigmas)
-    below = plots._HEIGHT - plots._BOTTOM
+    below = plots._BOX[3]
     band = picture[below + 6 : below + 28]
-    text = (np.abs(band - ImageColor.getrgb(plots._PAPER)).max(axis=2) > 60).any(axis=0)
+    text = (np.abs(band - ImageColor.getrgb(plots.style.PAPER)).max(axis=2) > 60).any(axis=0)
     columns = np.flatnonzero(text)
     # Digits of one number stand nearer to each other than this.
     groups = 1 + (np.diff(columns) > 8).sum()
