@@ -40,6 +40,8 @@ LORA_RANK = 16
 SAME_WEIGHTS, OTHER_WEIGHTS = 1.02, 1.05
 # Of one model pass, for all that guidance computes with its predictions.
 ARITHMETIC = 0.01
+# The same for what only looks on.
+WATCHING = 0.01
 # Of the weights that the weak version has for itself; and in MiB, where it has none.
 MEMORY, ROUNDING = 1.1, 1.0
 
@@ -484,6 +486,38 @@ def arithmetic(bench: Bench) -> Report:
     return report
 
 
+def probe(bench: Bench) -> Report:
+    """What a probe and the text on the node take beside both pushes, at the same latent."""
+    run = Run.of(bench.base, (1, 4, bench.size, bench.size), max(3, bench.steps // 2))
+    weak = marked(_attention(bench))
+    inputs = {"negative": bench.negative, "weak_model": weak}
+    watched = bench.pack.guiders.probe.Probe("bench", "bench")
+    # As ComfyUI prepares a node that is executed in a graph.
+    node = bench.nodes["BadVersionGuider"].PREPARE_CLASS_CLONE({"UNIQUE_ID": "1"})
+    with mock.patch.dict(bench.nodes, BadVersionGuider=node):
+        watching = bench.guider(**inputs, probe=watched)
+    guiders = {"plain": bench.guider(**inputs), "watching": watching}
+    beside: dict[str, list[float]] = {name: [] for name in guiders}
+    alone: list[float] = []
+    # By turns, so that other work on the machine disturbs both alike.
+    for _ in range(bench.repeats):
+        for name, guider in guiders.items():
+            measured = measure(run, guider, (bench.main, weak))
+            beside[name] += [
+                step.seconds - sum(one.seconds for one in step.passes) for step in measured.steps
+            ]
+            alone += [one.seconds for one in _passes(measured) if one.rows == 1]
+    report = Report()
+    one_pass, plain = statistics.median(alone), statistics.median(beside["plain"])
+    report.add_median("one pass of the model", alone, "s")
+    report.add_median("a step but its passes", [1000 * each for each in beside["plain"]], "ms")
+    watching_ms = [1000 * each for each in beside["watching"]]
+    report.add_median("a step but its passes, recorded and shown", watching_ms, "ms")
+    over = [(each - plain) / one_pass for each in beside["watching"]]
+    report.add_median("recording and showing, over one pass", over, "x", at_most(WATCHING))
+    return report
+
+
 def _processor(runs: Sequence[Measured]) -> list[float]:
     return [step.processor for run in runs for step in run.steps]
 
@@ -581,4 +615,5 @@ CASES = {
     "off": Case("Switched off: weak_scale 1", off),
     "outside": Case("Both legs outside of their intervals", outside),
     "arithmetic": Case("All schedules and shapes on both legs", arithmetic),
+    "probe": Case("A probe and the text on the node", probe),
 }

@@ -45,6 +45,7 @@ KEYS = (
     "off",
     "outside",
     "arithmetic",
+    "probe",
 )
 
 

@@ -51,7 +51,7 @@ def test_cases_are_those_of_the_command_line():
 def test_case(key, bench):
     report = CASES[key].measure(bench)
     assert all(math.isfinite(each.value) and each.samples > 0 for each in report.figures)
-    if key == "arithmetic":
+    if key in ("arithmetic", "probe"):
         return
     over_passes = figure(report, "… over its own model passes")
     assert over_passes.extremes[0] >= 1
@@ -83,6 +83,18 @@ def test_arithmetic_is_what_is_left_of_a_step(bench):
     assert beside.value > 0
     over = figure(report, "… over one pass")
     assert over.value == pytest.approx(beside.value / 1000 / one_pass.value)
+
+
+def test_probe_is_compared_with_the_same_run_without(bench):
+    report = CASES["probe"].measure(bench)
+    plain, watching = (
+        figure(report, name)
+        for name in ("a step but its passes", "a step but its passes, recorded and shown")
+    )
+    over = figure(report, "recording and showing, over one pass")
+    one_pass = figure(report, "one pass of the model").value
+    assert over.value == pytest.approx((watching.value - plain.value) / 1000 / one_pass)
+    assert plain.samples == watching.samples == bench.repeats * (max(3, bench.steps // 2) - 1)
 
 
 def test_skipped_layers_are_timed(bench):

@@ -1,7 +1,9 @@
 """The nodes in prompts that a real server executes, with its cache between them."""
 
+import json
 import time
 
+import numpy as np
 import pytest
 
 from engine.server import Interrupted
@@ -82,3 +84,85 @@ def test_cancel_and_go_on(server):
         server.wait(cancelled)
     picture(server, seed=13)
     assert picture(server, seed=11) == expected
+
+
+def watched(**settings):
+    """The prompt with a probe, whose plot and record stand between sampler and decoder."""
+    graph = prompt(probe=["probe", 0])
+    graph["probe"] = {"class_type": "GuidanceProbe", "inputs": {"name": "watched"}}
+    source = {"latent": ["sample", 0], "probe": ["probe", 0]}
+    graph["plot"] = {
+        "class_type": "GuidancePlot",
+        "inputs": {**source, "view": "scale", "language": "English"},
+    }
+    graph["record"] = {
+        "class_type": "GuidanceRecord",
+        "inputs": {**source, "latent": ["plot", 1], "filename_prefix": "record"},
+    }
+    graph["decode"]["inputs"]["samples"] = ["record", 0]
+    for node_id, inputs in settings.items():
+        graph[node_id]["inputs"] |= inputs
+    return graph
+
+
+def executed(entry, graph):
+    """The nodes that were not taken from the cache."""
+    (cached,) = [
+        details["nodes"]
+        for event, details in entry["status"]["messages"]
+        if event == "execution_cached"
+    ]
+    return graph.keys() - set(cached)
+
+
+def plots(server, entry):
+    return [server.image(image) for image in entry["outputs"]["plot"]["images"]]
+
+
+def records(server):
+    """All that was saved, the oldest first."""
+    files = sorted((server.base / "output").glob("record_*.json"))
+    assert [file.with_suffix(".csv").exists() for file in files] == [True] * len(files)
+    return [json.loads(file.read_text(encoding="utf-8"))["columns"] for file in files]
+
+
+def test_plot_of_a_run_that_comes_from_the_cache(server):
+    graph = watched(noise={"noise_seed": 21})
+    first = server.wait(server.queue(graph))
+    changed = watched(noise={"noise_seed": 21}, plot={"view": "push"})
+    second = server.wait(server.queue(changed))
+    assert {"sample", "probe", "guider"}.isdisjoint(executed(second, changed))
+    assert "plot" in executed(second, changed)
+    ((one,), (other,)) = plots(server, first), plots(server, second)
+    assert one != other
+    # As a server draws it that has never seen another view.
+    third = server.wait(server.queue(watched(noise={"noise_seed": 22}, plot={"view": "push"})))
+    assert plots(server, third) != [other]
+    fourth = server.wait(server.queue(changed))
+    assert plots(server, fourth) == [other]
+
+
+def test_each_run_of_a_list_has_its_own_record(server):
+    """ComfyUI samples the whole list before it goes on to the plots."""
+    graph = watched(noise={"noise_seed": ["sweep", 1]}, guider={"weak_scale": ["sweep", 0]})
+    graph["sweep"] = {
+        "class_type": "GuidanceSweep",
+        "inputs": {
+            "scales": "1.5, 3",
+            "seeds": "31-32",
+            "weak_model_names": "",
+            "schedule_names": "",
+            "columns": "seed",
+            "language": "English",
+        },
+    }
+    before = len(records(server))
+    entry = server.wait(server.queue(graph))
+    assert len(plots(server, entry)) == 4
+    listed = records(server)[before:]
+    for number, (scale, seed) in enumerate([(1.5, 31), (1.5, 32), (3.0, 31), (3.0, 32)]):
+        alone = watched(noise={"noise_seed": seed}, guider={"weak_scale": scale})
+        server.wait(server.queue(alone))
+        assert listed[number] == records(server)[-1]
+        assert (np.array(listed[number]["weak_scale"]) == scale).all()
+    assert len({json.dumps(each["push"]) for each in listed}) == 4
