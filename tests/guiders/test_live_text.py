@@ -106,7 +106,8 @@ def test_says_the_range_of_a_scale_that_differs_between_pictures(
         floor=1e-6,
         ceiling=0.8,
     )
-    texts, _ = sampled(None, positive, negative, negative=pack.guiders.legs.Push(schedule), cfg=5.0)
+    push = pack.guiders.legs.Push(schedule)
+    texts, _ = sampled(None, positive, negative, cfg=5.0, push=push)
     assert "cfg 1.44 " in texts[0]
     assert re.search(r"cfg [\d.]+–[\d.]+ ", texts[1])
 
