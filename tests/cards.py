@@ -1,7 +1,8 @@
 """The workflows, and their pictures in ComfyUI's template browser.
 
 Each picture is drawn by its workflow: first a row or two without what the workflow shows, then what
-each of its samplers makes of the same noise. `tests/demo.py --readme` renews them all.
+each of its samplers makes of the same noise; or the sheet that the workflow draws itself.
+`tests/demo.py --readme` renews them all.
 """
 
 from __future__ import annotations
@@ -115,6 +116,8 @@ CARDS = {
     "weaken_prompt": Card(rows=("away from half of the prompt",)),
     "weaken_weights": Card(rows=("away from noisy weights", "away from low rank and few bits")),
 }
+# What draws a sheet of its own shows that: the class of the node that has it.
+SHEETS: dict[str, str] = {"compare_pushes": "GuidancePlot", "compare_scales": "LabelledGrid"}
 # What cannot run on the digits shows how its nodes hang together.
 CHAINS = {"one_checkpoint_sd": ("Load Checkpoint", "Bad-Version Patch", "KSampler")}
 
@@ -175,8 +178,10 @@ def draw(server: Server, name: str) -> Image.Image:
     """The card of one workflow."""
     if name in CHAINS:
         return draw_chain(CHAINS[name])
-    card = CARDS[name]
     prompt = to_prompt(load(name), server.object_info())
+    if name in SHEETS:
+        return draw_sheet(server, prompt, SHEETS[name])
+    card = CARDS[name]
     prompts = [prompt]
     if card.digits is not None:
         prompts = [drawn(prompt, digit, card.first_seed + digit) for digit in card.digits]
@@ -233,6 +238,20 @@ def ground_around(picture: Image.Image) -> int:
         return MOST_GROUND
     left, top, right, bottom = box
     return min(MOST_GROUND, left, top, picture.width - right, picture.height - bottom)
+
+
+def draw_sheet(server: Server, prompt: Prompt, class_type: str) -> Image.Image:
+    """A square with what the nodes of this class show, one below the other."""
+    outputs = server.wait(server.queue(prompt))["outputs"]
+    shown = [i for i, node in prompt.items() if node["class_type"] == class_type]
+    card = Image.new("RGB", (SIDE, SIDE), GROUND)
+    height = SIDE // len(shown)
+    for place, node_id in enumerate(shown):
+        (reference,) = outputs[node_id]["images"]
+        with Image.open(io.BytesIO(server.image(reference))) as picture:
+            fitted = ImageOps.pad(picture.convert("RGB"), (SIDE, height), color=GROUND)
+        card.paste(fitted, (0, place * height))
+    return card
 
 
 def draw_chain(names: Sequence[str]) -> Image.Image:
