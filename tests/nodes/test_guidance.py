@@ -12,7 +12,18 @@ PUSH = {
     "negative_shape": SHAPE,
 }
 
-# Types of the inputs, then of the output, by which saved workflows find their way.
+OTHER_PROBES = {
+    f"{name}_{number}": kind
+    for number in (2, 3, 4)
+    for name, kind in (("probe", PROBE), ("latent", "LATENT"))
+}
+SWEPT = {
+    f"{name}_{number}": kind
+    for name, kind in (("weak_model", "MODEL"), ("schedule", SCHEDULE))
+    for number in (1, 2, 3, 4)
+}
+
+# Types of the inputs, then of the output or outputs, by which saved workflows find their way.
 WORKFLOWS_RELY_ON = {
     "BadVersionGuider": (
         {
@@ -118,11 +129,78 @@ WORKFLOWS_RELY_ON = {
         {"low": "FLOAT", "high": "FLOAT", "levels": "INT", "shape": SHAPE},
         SHAPE,
     ),
+    "GuidanceProbe": ({"name": "STRING"}, PROBE),
+    "GuidancePlot": (
+        {
+            "latent": "LATENT",
+            "probe": PROBE,
+            "view": "COMBO",
+            "language": "COMBO",
+            "vae": "VAE",
+            **OTHER_PROBES,
+        },
+        ("IMAGE", "LATENT"),
+    ),
+    "GuidanceRecord": ({"latent": "LATENT", "probe": PROBE, "filename_prefix": "STRING"}, "LATENT"),
+    "GuidanceSweep": (
+        {
+            "scales": "STRING",
+            "seeds": "STRING",
+            "columns": "COMBO",
+            "weak_model_names": "STRING",
+            "schedule_names": "STRING",
+            "language": "COMBO",
+            **SWEPT,
+        },
+        ("FLOAT", "INT", "MODEL", SCHEDULE, "GUIDANCE_SWEEP"),
+    ),
+    "LabelledGrid": (
+        {
+            "images": "IMAGE",
+            "sweep": "GUIDANCE_SWEEP",
+            "title": "STRING",
+            "column_captions": "STRING",
+            "row_captions": "STRING",
+            "columns": "INT",
+            "cell_size": "INT",
+        },
+        "IMAGE",
+    ),
+    "GuidancePlayground": (
+        {
+            "page": "COMBO",
+            "cfg": "FLOAT",
+            "weak_scale": "FLOAT",
+            "samples": "INT",
+            "seed": "INT",
+            "animation": "INT",
+            "language": "COMBO",
+            "schedule": SCHEDULE,
+            "shape": SHAPE,
+        },
+        ("IMAGE", "IMAGE"),
+    ),
 }
-OPTIONAL = {"negative", "weak_model", "weak_positive", "schedule", "shape", *PUSH}
-NEEDED = {"GuidanceSchedulePreview": {"schedule"}}
+OPTIONAL = {"negative", "weak_model", "weak_positive", "schedule", "shape", *PUSH, "probe", "vae"}
+OPTIONAL |= {*OTHER_PROBES, *SWEPT, "sweep"}
+NEEDED = {
+    "GuidanceSchedulePreview": {"schedule"},
+    "GuidancePlot": {"probe"},
+    "GuidanceRecord": {"probe"},
+}
+SHELVES = {
+    "GuidanceSchedulePreview": "/schedule",
+    **dict.fromkeys(("GuidanceProbe", "GuidancePlot", "GuidanceRecord"), "/probe"),
+    **dict.fromkeys(("GuidanceSweep", "LabelledGrid"), "/compare"),
+    "GuidancePlayground": "/playground",
+}
 UNITS = ["percent", "sigma"]
+LANGUAGES = {"language": ["English", "中文"]}
+VIEWS = ["everything", "scale", "push", "cosine", "along", "shift", "posterior", "thumbnails"]
 CHOICES = {
+    "GuidancePlot": {"view": VIEWS, **LANGUAGES},
+    "GuidanceSweep": {"columns": ["scale", "seed", "weak model", "schedule"], **LANGUAGES},
+    "GuidancePlayground": {"page": ["methods", "how it works"], **LANGUAGES},
     "GuidanceInterval": {"unit": UNITS},
     "GuidanceRamp": {
         "direction": ["rising", "falling", "peak"],
@@ -160,7 +238,8 @@ def test_inputs_have_the_names_and_types_that_workflows_rely_on(schema):
 
 def test_output_has_the_type_that_workflows_rely_on(schema):
     _, output = WORKFLOWS_RELY_ON[schema.node_id]
-    assert [o.io_type for o in schema.outputs] == [output]
+    outputs = [output] if isinstance(output, str) else list(output)
+    assert [o.io_type for o in schema.outputs] == outputs
 
 
 def test_choices_are_those_that_workflows_rely_on(schema):
@@ -170,7 +249,7 @@ def test_choices_are_those_that_workflows_rely_on(schema):
 
 def test_everything_has_words_for_the_artist(schema):
     _, output = WORKFLOWS_RELY_ON[schema.node_id]
-    shelf = {SCHEDULE: "/schedule", SHAPE: "/shape", "IMAGE": "/schedule"}.get(output, "")
+    shelf = SHELVES.get(schema.node_id, {SCHEDULE: "/schedule", SHAPE: "/shape"}.get(output, ""))
     if schema.node_id.startswith("Weaken"):
         shelf = "/weaken"
     assert schema.category == f"bad version{shelf}"
@@ -197,5 +276,8 @@ def test_blocks_are_chosen_by_the_node_until_the_artist_does(schema):
 
 
 def test_execute_takes_what_the_schema_declares(schema, comfy_nodes):
-    parameters = inspect.signature(comfy_nodes[schema.node_id].execute).parameters
-    assert list(parameters) == [i.id for i in schema.inputs]
+    parameters = inspect.signature(comfy_nodes[schema.node_id].execute).parameters.values()
+    named = {each.name for each in parameters if each.kind is not inspect.Parameter.VAR_KEYWORD}
+    # Inputs that have a number are taken all together.
+    numbered = set() if len(named) == len(parameters) else {*OTHER_PROBES, *SWEPT}
+    assert named == {i.id for i in schema.inputs} - numbered
