@@ -31,7 +31,6 @@ class Axes:
         box: Box,
         x: tuple[float, float],
         y: tuple[float, float],
-        log_y: bool = False,
     ) -> None:
         """Lay a plot area onto a canvas.
 
@@ -41,11 +40,9 @@ class Axes:
                 and label are written around it.
             x: what its left and its right edge are.
             y: what its lower and its upper edge are.
-            log_y: whether each factor of ten takes as much height as any other. Where a value is
-                not above 0, a curve then has a gap.
         """
         self.canvas, self.box = canvas, box
-        self._x, self._y, self._log_y = x, y, log_y
+        self._x, self._y = x, y
         self._below = _GAP
 
     def at(self, x: float | np.ndarray, y: float | np.ndarray) -> np.ndarray:
@@ -56,18 +53,13 @@ class Axes:
             y: likewise.
 
         Returns:
-            ``[2]`` or ``[n, 2]``: across and down, in pixels; not a number where ``y`` is none or
-            has no logarithm.
+            ``[2]`` or ``[n, 2]``: across and down, in pixels.
         """
         left, top, right, bottom = self.box
-        low, high = self._height(np.asarray(self._y))
-        (first, last), heights = self._x, self._height(np.asarray(y, float))
+        (first, last), (low, high) = self._x, self._y
         across = left + (np.asarray(x, float) - first) / (last - first) * (right - left)
-        down = bottom - (heights - low) / (high - low) * (bottom - top)
+        down = bottom - (np.asarray(y, float) - low) / (high - low) * (bottom - top)
         return np.stack(np.broadcast_arrays(across, down), axis=-1)
-
-    def _height(self, y: np.ndarray) -> np.ndarray:
-        return np.log10(np.where(y > 0, y, np.nan)) if self._log_y else y
 
     def grid(self, x_ticks: Sequence[Tick], y_ticks: Sequence[Tick], size: float) -> None:
         """Draw lines across and up, with their numbers to the left and below.
@@ -165,12 +157,6 @@ def axis(least: float, most: float, margin: float = 0.0) -> tuple[float, float]:
     return least - room, most + room
 
 
-def log_axis(least: float, most: float) -> tuple[float, float]:
-    """Ends of an axis on which each factor of ten is as long as any other; both above 0."""
-    low, high = axis(math.log10(least), math.log10(most), 0.1)
-    return 10**low, 10**high
-
-
 def ticks(least: float, most: float, about: int = 5) -> list[Tick]:
     """Round numbers on an axis, with as many digits as tell them apart.
 
@@ -185,20 +171,6 @@ def ticks(least: float, most: float, about: int = 5) -> list[Tick]:
     values = [each * step for each in range(math.ceil(least / step), math.floor(most / step) + 1)]
     digits = max(4, 2 + math.ceil(math.log10(max(abs(least), abs(most)) / step)))
     return [(value, f"{value:.{digits}g}") for value in values]
-
-
-def log_ticks(least: float, most: float, about: int = 5) -> list[Tick]:
-    """Round numbers on an axis of factors of ten; arguments as for `ticks`, both above 0."""
-    powers = range(math.floor(math.log10(least)), math.ceil(math.log10(most)) + 1)
-    for leads in ((1,), (1, 3), (1, 2, 5)):
-        values = [lead * 10.0**power for power in powers for lead in leads]
-        values = [value for value in values if least <= value <= most]
-        if len(values) >= about - 1:
-            break
-    if len(values) < 2:
-        return ticks(least, most, about)
-    every = math.ceil(len(values) / (about + 2))
-    return [(value, f"{value:.4g}") for value in values[::every]]
 
 
 def legend(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -92,7 +93,7 @@ class Canvas:
         opacity: float = 1.0,
         dashed: bool = False,
     ) -> None:
-        """Draw a line from point to point; it has a gap where a point is not a number."""
+        """Draw one line; arguments as for `lines`."""
         self.lines([points], colour, width, opacity, dashed)
 
     def lines(
@@ -103,7 +104,15 @@ class Canvas:
         opacity: float = 1.0,
         dashed: bool = False,
     ) -> None:
-        """Draw lines of one colour, which do not add up where they cross."""
+        """Draw lines of one colour, which do not add up where they cross.
+
+        Args:
+            many: the points of each, ``[n, 2]``; a line has a gap where a point is not a number.
+            colour: such as ``"#f5b041"``.
+            width: in pixels.
+            opacity: 0 to 1, of all lines together.
+            dashed: whether to draw dashes.
+        """
         thickness = max(1, round(width * OVERSAMPLING))
         with self._ink(colour, opacity) as (draw, ink):
             for points in many:
@@ -111,42 +120,51 @@ class Canvas:
                     for stroke in _dashes(part) if dashed else [part]:
                         draw.line(list(map(tuple, _larger(stroke))), ink, thickness, joint="curve")
 
-    def polygon(self, points: Points, fill: str, opacity: float = 1.0) -> None:
-        """Fill an area; its last point is joined to the first."""
-        with self._ink(fill, opacity) as (draw, ink):
-            draw.polygon(list(map(tuple, _larger(points))), ink)
+    def polygon(self, points: Points, fill: str) -> None:
+        """Fill an area.
 
-    def rectangle(
-        self, box: Box, fill: str | None = None, outline: str | None = None, width: float = 1
-    ) -> None:
-        """Fill a box, or draw its edge, which lies inside of it, or both."""
-        left, top, right, bottom = _larger([box[:2], box[2:]]).round().astype(int).ravel().tolist()
+        Args:
+            points: its corners, ``[n, 2]``; the last one is joined to the first.
+            fill: colour of the area.
+        """
+        self._draw.polygon(list(map(tuple, _larger(points))), fill)
+
+    def rectangle(self, box: Box, fill: str) -> None:
+        """Fill a box."""
+        left, top, right, bottom = _corners(box)
         # Pillow counts the last pixel as well.
-        corners = (left, top, max(left, right - 1), max(top, bottom - 1))
-        self._draw.rectangle(corners, fill, outline, max(1, round(width * OVERSAMPLING)))
+        self._draw.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), fill)
 
     def dots(self, points: Points, colour: str, radius: float, opacity: float = 1.0) -> None:
-        """Draw round dots, thousands of them where need be; they add up where they overlap."""
+        """Draw round dots, thousands of them where need be; they add up where they overlap.
+
+        Args:
+            points: their middles, ``[n, 2]``; none is drawn where one is not a number.
+            colour: of all dots.
+            radius: in pixels.
+            opacity: 0 to 1, of each dot by itself.
+        """
         centres = np.asarray(points, float).reshape(-1, 2)
         centres = centres[np.isfinite(centres).all(axis=1)] * OVERSAMPLING
         reach = radius * OVERSAMPLING
-        around = np.arange(-int(reach) - 1, int(reach) + 2)
-        across, down = (grid.ravel() for grid in np.meshgrid(around, around))
-        width, height = self._image.size
+        inside = ((centres > -reach) & (centres < np.add(self._image.size, reach))).all(axis=1)
+        centres = centres[inside]
+        if not len(centres):
+            return
+        # Only the part of the paper that has dots on it, with half a dot around it.
+        edge = int(reach) + 2
+        first = np.floor(centres).astype(int)
+        left, top = first.min(axis=0) - edge
+        width, height = first.max(axis=0) - (left, top) + edge + 1
         # Each pixel around each dot, and whether the dot covers the pixel's middle.
-        first = np.floor(centres.clip(-_FAR, _FAR)).astype(int)
+        around = np.arange(-edge, edge + 1)
+        across, down = (grid.ravel() for grid in np.meshgrid(around, around))
         x, y = first[:, :1] + across, first[:, 1:] + down
         distance = np.hypot(x + 0.5 - centres[:, :1], y + 0.5 - centres[:, 1:])
-        covered = (distance <= reach) & (x >= 0) & (x < width) & (y >= 0) & (y < height)
-        if not covered.any():
-            return
-        # On the part of the paper alone that has dots.
-        x, y = x[covered], y[covered]
-        left, top = int(x.min()), int(y.min())
-        width, height = int(x.max()) - left + 1, int(y.max()) - top + 1
-        counts = np.bincount((y - top) * width + x - left, minlength=width * height)
-        cover = 255 * (1 - (1 - opacity) ** counts.reshape(height, width))
-        self._cover(colour, Image.fromarray(cover.round().astype(np.uint8)), (left, top))
+        places = ((y - top) * width + x - left)[distance <= reach]
+        counts = np.bincount(places, minlength=width * height).reshape(height, width)
+        cover = (255 * (1 - (1 - opacity) ** counts)).round().astype(np.uint8)
+        self._image.paste(colour, (int(left), int(top)), Image.fromarray(cover))
 
     def arrows(
         self, starts: Points, ends: Points, colour: str, width: float = 1, opacity: float = 1.0
@@ -157,8 +175,10 @@ class Canvas:
             starts: ``[n, 2]``.
             ends: ``[n, 2]``; where one is no farther from its start than the arrow is thick,
                 there is nothing to be seen.
+            colour: of all arrows.
             width: of the shafts, in pixels; heads are some times as wide, and shorter where the
                 arrow is.
+            opacity: 0 to 1, of all arrows together.
         """
         begin = _larger(starts)
         way = _larger(ends) - begin
@@ -180,10 +200,11 @@ class Canvas:
         """Show a picture in a box, stretched to fill it.
 
         Args:
+            box: left, top, right and bottom, in pixels.
             array: ``[h, w, 3]``, 0 to 1; its first row is on top.
             smooth: whether pixels run into each other; else each is a rectangle of one colour.
         """
-        left, top, right, bottom = _larger([box[:2], box[2:]]).round().astype(int).ravel().tolist()
+        left, top, right, bottom = _corners(box)
         values = (255 * np.asarray(array).clip(0, 1)).round().astype(np.uint8)
         way = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
         size = (max(1, right - left), max(1, bottom - top))
@@ -194,8 +215,8 @@ class Canvas:
         """Keep what is drawn in this context inside of a box."""
         before = self._image.copy()
         yield
-        edges = _larger([box[:2], box[2:]]).round().astype(int).ravel().tolist()
-        before.paste(self._image.crop(edges), edges[:2])
+        corners = _corners(box)
+        before.paste(self._image.crop(corners), corners[:2])
         self._paint(before)
 
     def image(self) -> Tensor:
@@ -208,23 +229,25 @@ class Canvas:
         return torch.from_numpy(np.asarray(small).astype(np.float32) / 255)[None]
 
     @contextmanager
-    def _ink(self, colour: str, opacity: float) -> Iterator[tuple[ImageDraw.ImageDraw, str | int]]:
-        """What to draw on, and with what, for a colour and opacity."""
-        if opacity == 1:  # Without a detour, which takes its time on a large sheet.
+    def _ink(self, colour: str, opacity: float) -> Iterator[tuple[ImageDraw.ImageDraw, Any]]:
+        """What to draw on, and with which colour, so that what is drawn has this opacity."""
+        if opacity == 1:
             yield self._draw, colour
             return
         shape = Image.new("L", self._image.size)
-        yield ImageDraw.Draw(shape), 255
-        self._cover(colour, shape.point(lambda value: round(value * opacity)))
-
-    def _cover(self, colour: str, opacity: Image.Image, at: tuple[int, int] = (0, 0)) -> None:
-        corner = (at[0] + opacity.width, at[1] + opacity.height)
-        self._image.paste(colour, (*at, *corner), opacity)
+        yield ImageDraw.Draw(shape), round(255 * opacity)
+        self._image.paste(colour, (0, 0), shape)
 
 
 def _larger(points: Points) -> np.ndarray:
     """Points ``[n, 2]`` as they are drawn."""
     return np.clip(np.asarray(points, float) * OVERSAMPLING, -_FAR, _FAR)
+
+
+def _corners(box: Box) -> tuple[int, int, int, int]:
+    """A box as it is drawn."""
+    left, top, right, bottom = (round(each * OVERSAMPLING) for each in box)
+    return left, top, right, bottom
 
 
 def _unbroken(points: Points) -> list[np.ndarray]:

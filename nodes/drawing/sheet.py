@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -112,7 +112,7 @@ class Sheet:
                 self._top += math.ceil(height) + self._gap
         self.height = self._top + rows * (self._high + self._gap) - self._gap + self._margin
 
-    def draw(self, cells: Sequence[Tensor], done: Callable[[], None]) -> Tensor:
+    def draw(self, cells: Iterable[Tensor], done: Callable[[], None]) -> Tensor:
         """Draw the sheet.
 
         Args:

@@ -277,13 +277,12 @@ def test_arrows_have_their_tips_at_their_ends(paper):
 
 def test_areas_and_boxes(paper):
     canvas = paper()
-    canvas.polygon([(10, 10), (50, 10), (50, 50), (10, 50)], INK, opacity=0.5)
-    canvas.rectangle((100, 10, 140, 50), fill="#808080", outline=INK, width=3)
+    canvas.polygon([(10, 10), (50, 10), (50, 50), (10, 50)], "#808080")
+    canvas.rectangle((100, 10, 140, 50), "#808080")
     picture = brightness(canvas)
-    assert picture[12:48, 12:48] == pytest.approx(0.5, abs=0.01)
+    assert picture[12:48, 12:48] == pytest.approx(128 / 255)
     assert box_of(picture[:, 90:]) == (10, 10, 50, 50)
-    assert (picture[10:13, 100:140] == 1).all() and (picture[10:50, 137:140] == 1).all()
-    assert picture[14:46, 104:136] == pytest.approx(128 / 255)
+    assert picture[10:50, 100:140] == pytest.approx(128 / 255)
 
 
 def test_pictures_fill_their_boxes(paper):
@@ -329,9 +328,6 @@ def test_values_lie_where_the_edges_say(axes, paper):
     plot = axes.Axes(paper(), (20, 10, 120, 60), x=(0, 10), y=(-1, 4))
     assert plot.at(0, -1).tolist() == [20, 60] and plot.at(10, 4).tolist() == [120, 10]
     assert plot.at(5, np.array([0.0, 1.5])).tolist() == [[70, 50], [70, 35]]
-    log = axes.Axes(paper(), (20, 10, 120, 70), x=(0, 10), y=(0.01, 100), log_y=True)
-    assert log.at(0, np.array([0.01, 1, 10])).tolist() == [[20, 70], [20, 40], [20, 25]]
-    assert np.isnan(log.at(0, 0.0)[1]) and np.isnan(log.at(0, -5.0)[1])
 
 
 @pytest.mark.parametrize("least, most", [(0, 1), (-3e-7, 2e-7), (5e8, 5.1e8), (1, 2), (0.97, 63.0)])
@@ -344,15 +340,6 @@ def test_ticks_are_round_and_apart(axes, least, most):
         assert len({label for _, label in found}) == len(found)
         for value, label in found:
             assert float(label) == pytest.approx(value, abs=1e-4 * (most - least))
-
-
-@pytest.mark.parametrize("least, most", [(0.1, 10), (3e-5, 4e4), (1, 1), (2.1, 2.9), (1e-12, 1)])
-def test_log_ticks_lie_on_their_axis(axes, least, most):
-    bottom, top = axes.log_axis(least, most)
-    assert 0 < bottom < least and most < top
-    found = axes.log_ticks(bottom, top)
-    assert 2 <= len(found) <= 7
-    assert all(bottom <= value <= top and float(label) > 0 for value, label in found)
 
 
 def test_axis_has_room_even_for_a_single_value(axes):
