@@ -20,14 +20,30 @@ _TYPE, _TITLE = 24, 26
 _BETWEEN = 24  # Points of the curve from one step to the next.
 _LABELS = 7  # As many sigmas as fit below.
 
+_WORDS = {
+    "en": {
+        "title": "scale at each step",
+        "live": "scale at each step, in between as the picture demands",
+        "sigma": "sigma, from step to step",
+    },
+    "zh": {
+        "title": "每一步的引导强度",
+        "live": "每一步的引导强度，在色带内随画面而定",
+        "sigma": "sigma，逐步",
+    },
+}
 
-def plot_schedule(schedules: Sequence[Schedule], noise: Noise, scale: float) -> Tensor:
+
+def plot_schedule(
+    schedules: Sequence[Schedule], noise: Noise, scale: float, language: str
+) -> Tensor:
     """Draw the scale that a chain of schedules leads to at each step.
 
     Args:
         noise: of the model, with the sigmas of the run; the last one, where no call is made, ends
             the last step.
         scale: of the artist's node.
+        language: of the words, "en" or "zh".
 
     Returns:
         ``[1, 432, 768, 3]``, 0 to 1.
@@ -49,10 +65,9 @@ def plot_schedule(schedules: Sequence[Schedule], noise: Noise, scale: float) -> 
         axes.curve(positions, values)
         axes.dots(positions[dots], values[dots])
     live = any(isinstance(each, Live) for each in schedules)
-    axes.title(
-        "scale at each step" + (", in between as the picture demands" if live else ""), _TITLE
-    )
-    axes.x_label("sigma, from step to step", _TYPE)
+    words = _WORDS[language]
+    axes.title(words["live" if live else "title"], _TITLE)
+    axes.x_label(words["sigma"], _TYPE)
     return canvas.image()
 
 

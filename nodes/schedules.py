@@ -11,8 +11,9 @@ from ..guiders import schedules
 from ..guiders.compatibility import noise_of
 from ..guiders.errors import bad_input
 from ..guiders.schedules import Schedule
+from .drawing.style import LANGUAGES
 from .plots import plot_schedule
-from .widgets import check, number
+from .widgets import check, language_input, number
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -493,6 +494,7 @@ class GuidanceSchedulePreview(io.ComfyNode):
                     0.05,
                     "The scale that the guider has, weak_scale or cfg; the curve is drawn for it.",
                 ),
+                language_input(),
             ],
             outputs=[
                 io.Image.Output(
@@ -506,16 +508,21 @@ class GuidanceSchedulePreview(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, schedule: Chain, model: ModelPatcher, sigmas: Tensor, scale: float
+        cls,
+        schedule: Chain,
+        model: ModelPatcher,
+        sigmas: Tensor,
+        scale: float,
+        language: str,
     ) -> io.NodeOutput:
         """Draw the chain; raise ``GuidanceError`` where there are no steps."""
-        check(cls, scale=scale)
+        check(cls, scale=scale, language=language)
         if len(sigmas) < 2:
             raise bad_input(
                 cls.NAME, "sigmas", f"{len(sigmas)} sigmas", "at least 2, which make one step"
             )
         levels = sigmas.tolist()
-        image = plot_schedule(schedule, noise_of(model, levels), scale)
+        image = plot_schedule(schedule, noise_of(model, levels), scale, LANGUAGES[language])
         return io.NodeOutput(image, ui=ui.PreviewImage(image, cls=cls))
 
 

@@ -113,7 +113,13 @@ WORKFLOWS_RELY_ON = {
         SCHEDULE,
     ),
     "GuidanceSchedulePreview": (
-        {"schedule": SCHEDULE, "model": "MODEL", "sigmas": "SIGMAS", "scale": "FLOAT"},
+        {
+            "schedule": SCHEDULE,
+            "model": "MODEL",
+            "sigmas": "SIGMAS",
+            "scale": "FLOAT",
+            "language": "COMBO",
+        },
         "IMAGE",
     ),
     "ProjectedShape": (
@@ -198,6 +204,7 @@ UNITS = ["percent", "sigma"]
 LANGUAGES = {"language": ["English", "中文"]}
 VIEWS = ["everything", "scale", "push", "cosine", "along", "shift", "posterior", "thumbnails"]
 CHOICES = {
+    "GuidanceSchedulePreview": LANGUAGES,
     "GuidancePlot": {"view": VIEWS, **LANGUAGES},
     "GuidanceSweep": {"columns": ["scale", "seed", "weak model", "schedule"], **LANGUAGES},
     "GuidancePlayground": {"page": ["methods", "how it works"], **LANGUAGES},

@@ -33,11 +33,18 @@ def chain(comfy_nodes):
 def draw(comfy_nodes, models):
     """The picture of the node, as an array of numbers from 0 to 255."""
 
-    def draw(schedule, scale=3.0, model="flow", sigmas=None):
+    def draw(schedule, scale=3.0, model="flow", sigmas=None, language="English"):
         if sigmas is None:
             sigmas = Run.of(models[model], steps=STEPS).sigmas
         node = comfy_nodes["GuidanceSchedulePreview"]
-        (image,) = call(node, schedule=schedule, model=models[model], sigmas=sigmas, scale=scale)
+        (image,) = call(
+            node,
+            schedule=schedule,
+            model=models[model],
+            sigmas=sigmas,
+            scale=scale,
+            language=language,
+        )
         assert image.ndim == 4 and image.shape[0] == 1 and image.shape[3] == 3
         assert image.dtype == torch.float32 and image.isfinite().all()
         assert image.min() >= 0 and image.max() <= 1
@@ -256,3 +263,13 @@ def test_sigmas_below_do_not_touch(steps, draw, chain, plots):
     groups = 1 + (np.diff(columns) > 8).sum()
     assert groups == len(plots._sigma_labels(sigmas.numpy()))
     assert 2 <= groups <= plots._LABELS + 1
+
+
+def test_words_are_in_the_language_that_is_asked_for(draw, chain, plots):
+    """They alone differ: all of the plot itself is the same."""
+    schedule = chain("GuidanceRamp")
+    english, chinese = (draw(schedule, language=each) for each in ("English", "中文"))
+    differing = np.flatnonzero((english != chinese).any(axis=(1, 2)))
+    left, top, right, bottom = (round(each) for each in plots._BOX)
+    assert differing.min() < top and differing.max() > bottom + 24
+    assert not ((differing >= top) & (differing <= bottom + 24)).any()
