@@ -139,6 +139,20 @@ def only(node):
     return only
 
 
+@pytest.fixture
+def dynamic(node):
+    """A dynamic negative that differs between two samples after a single step."""
+    return node(
+        "DynamicNegative",
+        prior=0.1,
+        temperature=1.0,
+        per_dimension=True,
+        offset=0.3,
+        floor=1e-6,
+        ceiling=0.8,
+    )
+
+
 WEAK_LEGS = ["another checkpoint", "same base", "prompt alone"]
 
 

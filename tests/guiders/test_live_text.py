@@ -95,18 +95,9 @@ def test_tells_of_a_leg_that_is_off(sampled, leg, main, positive, negative, only
 
 
 def test_says_the_range_of_a_scale_that_differs_between_pictures(
-    sampled, positive, negative, pack, node
+    sampled, positive, negative, pack, dynamic
 ):
-    schedule = node(
-        "DynamicNegative",
-        prior=0.1,
-        temperature=1.0,
-        per_dimension=True,
-        offset=0.3,
-        floor=1e-6,
-        ceiling=0.8,
-    )
-    push = pack.guiders.legs.Push(schedule)
+    push = pack.guiders.legs.Push(dynamic)
     texts, _ = sampled(None, positive, negative, cfg=5.0, push=push)
     assert "cfg 1.44 " in texts[0]
     assert re.search(r"cfg [\d.]+–[\d.]+ ", texts[1])

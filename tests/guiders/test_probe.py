@@ -146,23 +146,14 @@ def test_schedules_and_shapes_are_seen(main, weak, positive, negative, guide, no
     assert (negative_leg.push < 2 * 1.5 + 1e-3).all() and (negative_leg.push > 0.1).all()
 
 
-def test_posterior_of_a_dynamic_negative(main, positive, negative, guide, node, probe):
+def test_posterior_of_a_dynamic_negative(main, positive, negative, guide, dynamic, probe):
     run, watched = Run.of(main, steps=STEPS, sampler="euler_ancestral"), probe()
-    schedule = node(
-        "DynamicNegative",
-        prior=0.1,
-        temperature=1.0,
-        per_dimension=True,
-        offset=0.3,
-        floor=1e-6,
-        ceiling=0.8,
-    )
     guided = guide(
         model=main,
         positive=positive,
         negative=negative,
         cfg=5.0,
-        negative_schedule=schedule,
+        negative_schedule=dynamic,
         probe=watched,
     )
     latent, recording = recorded(guided, run)
