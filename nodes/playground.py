@@ -2,6 +2,208 @@
 
 from __future__ import annotations
 
-from comfy_api.latest import io
+from collections.abc import Callable
 
-NODES: list[type[io.ComfyNode]] = []
+import comfy.model_management
+import comfy.utils
+import torch
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from ..guiders.errors import bad_input
+from ..guiders.shapes import Frequency
+from ..playground import scenes
+from ..playground.methods import Settings
+from ..playground.sampling import STEPS
+from .drawing.style import LANGUAGES
+from .playground_plots import plot_fields, plot_methods
+from .schedules import Chain as Schedules
+from .schedules import ScheduleType
+from .shapes import Chain as Shapes
+from .shapes import ShapeType
+from .widgets import check, language_input, number
+
+CATEGORY = "bad version/playground"
+
+_MOST_FRAMES = 60
+# An animation begins where most points have come into view.
+_FIRST_STEP = 12
+
+
+class GuidancePlayground(io.ComfyNode):
+    """``→ IMAGE``: ways to guide, compared where all of it can be seen."""
+
+    NAME = "Guidance Playground"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="GuidancePlayground",
+            display_name=cls.NAME,
+            category=CATEGORY,
+            description="Shows what guidance does in a world of two dimensions, with small models "
+            "that come with the pack: what each way to guide draws, what it leaves out, and where "
+            "it pushes. For trying scales, schedules and shapes within seconds.",
+            inputs=[
+                io.Combo.Input(
+                    "page",
+                    options=["methods", "how it works"],
+                    default="methods",
+                    tooltip="What to draw: 'methods' compares what each way to guide draws, "
+                    "'how it works' shows where the pushes go.",
+                ),
+                number(
+                    "cfg",
+                    2.0,
+                    0.0,
+                    100.0,
+                    0.05,
+                    "How hard to push away from the empty or the negative prompt. 1 is off, 1.5 to "
+                    "3 is useful here, below 1 pulls.",
+                ),
+                number(
+                    "weak_scale",
+                    2.0,
+                    0.0,
+                    100.0,
+                    0.05,
+                    "How hard to push away from the bad version. 1 is off, 1.2 to 3 is useful, "
+                    "below 1 pulls.",
+                ),
+                io.Int.Input(
+                    "samples",
+                    default=2000,
+                    min=1,
+                    max=scenes.MEASURED,
+                    tooltip="How many points 'methods' draws; 500 to 4000 show the shape well. The "
+                    "figures below are always those of 4000.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=False,
+                    tooltip="Where the random numbers start: 'methods' draws other points with "
+                    "another one, from the same noise for every way to guide.",
+                ),
+                io.Int.Input(
+                    "animation",
+                    default=0,
+                    min=0,
+                    max=_MOST_FRAMES,
+                    tooltip="How many frames to draw of the way from noise to the end. 0 is none, "
+                    "24 to 48 is useful; a frame takes a fraction of a second.",
+                ),
+                language_input(),
+                ScheduleType.Input(
+                    "schedule",
+                    optional=True,
+                    tooltip="When and how hard to push, for every push in the figure. Sigma falls "
+                    "from 5 to 0 here, in 32 steps. Left open, the scales hold at every step.",
+                ),
+                ShapeType.Input(
+                    "shape",
+                    optional=True,
+                    tooltip="What of each push is used. Shapes that compare two pushes, or coarse "
+                    "and fine, do not fit here. Left open, all of it.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(
+                    display_name="image", tooltip="The figure, also shown on the node."
+                ),
+                io.Image.Output(
+                    display_name="frames",
+                    tooltip="The frames of the animation as one batch, for SaveAnimatedWEBP; "
+                    "without an animation, the figure.",
+                ),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        page: str,
+        cfg: float,
+        weak_scale: float,
+        samples: int,
+        seed: int,
+        animation: int,
+        language: str,
+        schedule: Schedules = (),
+        shape: Shapes = (),
+    ) -> io.NodeOutput:
+        """Draw the page; raise ``GuidanceError`` for inputs that cannot be used here."""
+        check(
+            cls,
+            page=page,
+            cfg=cfg,
+            weak_scale=weak_scale,
+            samples=samples,
+            seed=seed,
+            animation=animation,
+            language=language,
+        )
+        cls._refuse(shape)
+        settings = Settings(cfg, weak_scale, tuple(schedule), tuple(shape))
+        draw = {"methods": cls._methods, "how it works": cls._fields}[page]
+        image, frames = draw(settings, samples, seed, animation, LANGUAGES[language])
+        batch = torch.cat(frames) if frames else image
+        return io.NodeOutput(image, batch, ui=ui.PreviewImage(image, cls=cls))
+
+    @classmethod
+    def _refuse(cls, shapes: Shapes) -> None:
+        for shape in shapes:
+            if shape.needs_other_leg:
+                came = f"'{shape.node}', which compares with another push"
+                expected = "a shape of one push, as each panel has only one"
+                raise bad_input(cls.NAME, "shape", came, expected)
+            if isinstance(shape, Frequency):
+                came = f"'{shape.node}', which tells coarse from fine"
+                raise bad_input(cls.NAME, "shape", came, "a shape for points, which have neither")
+
+    @classmethod
+    def _methods(
+        cls, settings: Settings, samples: int, seed: int, animation: int, language: str
+    ) -> tuple[Tensor, list[Tensor]]:
+        steps = torch.linspace(_FIRST_STEP, STEPS, animation).tolist()[:-1]
+        tick = _ticking(STEPS * len(scenes.METHODS) + len(steps))
+        results = scenes.compare(settings, seed, tick)
+        image = plot_methods(results, samples, language)
+        frames = []
+        for step in steps:
+            frames.append(plot_methods(results, samples, language, step))
+            tick()
+        return image, [*frames, image] if animation else []
+
+    @classmethod
+    def _fields(
+        cls, settings: Settings, samples: int, seed: int, animation: int, language: str
+    ) -> tuple[Tensor, list[Tensor]]:
+        levels = scenes.falling(animation)
+        tick = _ticking(len(scenes.POINTS) + len(levels))
+
+        def fields(sigma: float, point: tuple[float, float]) -> scenes.Fields:
+            found = scenes.fields(settings, sigma, point)
+            tick()
+            return found
+
+        image = plot_fields([fields(*each) for each in scenes.POINTS.items()], language)
+        point = next(iter(scenes.POINTS.values()))
+        return image, [plot_fields([fields(sigma, point)], language) for sigma in levels]
+
+
+def _ticking(steps: int) -> Callable[[], None]:
+    """What counts a step on the node's progress bar, and stops where the artist has cancelled."""
+    progress = comfy.utils.ProgressBar(steps)
+
+    def tick() -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        progress.update(1)
+
+    return tick
+
+
+NODES: list[type[io.ComfyNode]] = [GuidancePlayground]

@@ -117,7 +117,11 @@ CARDS = {
     "weaken_weights": Card(rows=("away from noisy weights", "away from low rank and few bits")),
 }
 # What draws a sheet of its own shows that: the class of the node that has it.
-SHEETS: dict[str, str] = {"compare_pushes": "GuidancePlot", "compare_scales": "LabelledGrid"}
+SHEETS: dict[str, str] = {
+    "compare_pushes": "GuidancePlot",
+    "compare_scales": "LabelledGrid",
+    "playground": "GuidancePlayground",
+}
 # What cannot run on the digits shows how its nodes hang together.
 CHAINS = {"one_checkpoint_sd": ("Load Checkpoint", "Bad-Version Patch", "KSampler")}
 
