@@ -1,42 +1,13 @@
-"""ComfyUI's page as an artist has it open, in a real browser.
-
-with running_browser() as browser, opened_page(browser, server.url, "en") as page:
-    page.load_template("bad_version_digits")
-    prompt_id = page.run()
-"""
+"""ComfyUI's page as an artist has it open: what the artist does and sees there."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
-
-FLAGS = (
-    "--headless=new",
-    "--no-sandbox",  # A sandbox cannot be set up by root, which tests in a container run as.
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-SCREEN = {"width": 1800, "height": 1000}
-TIMEOUT = 120_000  # Milliseconds. Nothing should take long, but any machine can be busy.
-
-# The settings of somebody who has used ComfyUI before: no tour, no news, tooltips at once.
-SETTINGS = {
-    "Comfy.TutorialCompleted": True,
-    "Comfy.Notification.ShowVersionUpdates": False,
-    "Comfy.Minimap.Visible": False,
-    "Comfy.VueNodes.Enabled": False,
-    "LiteGraph.Node.TooltipDelay": 0,
-}
+from playwright.sync_api import Locator, Page, Response
 
 # The canvas is one element. What is on it has a place in the graph, and so one on the screen.
 ON_SCREEN = """([x, y]) => {
@@ -58,46 +29,46 @@ TRANSLATE = """async () => {
     await app.extensionManager.command.execute('Comfy.RefreshNodeDefinitions');
 }"""
 
+# What the page has put on a node by itself, while the node ran: a text, a picture.
+OF_A_RUN = "widget.name.startsWith('$$')"
 
-class BrowserMissing(RuntimeError):
-    """There is no Chromium on this machine; the message says how to get one."""
+# How wide a node has to be, so that neither its title nor the line of a widget is cut short.
+WORDS = """node => {
+    const measure = (font, ...texts) => {
+        app.canvas.ctx.font = font;
+        return texts.reduce((sum, text) => sum + app.canvas.ctx.measureText(text).width, 0);
+    };
+    const beside = 90;  // Of a widget's words: arrows, margins, and the gap between the two.
+    return Math.max(
+        measure(node.titleFontStyle, node.getTitle()) + 2 * LiteGraph.NODE_TITLE_HEIGHT,
+        ...(node.widgets ?? []).filter(drawn => drawn._displayValue && !drawn.element).map(
+            drawn => measure(node.innerFontStyle, drawn.displayName, drawn._displayValue) + beside
+        ));
+}"""
 
+# What is red: nodes that are not there, and inputs that the server refused.
+RED = """() => app.graph.nodes.flatMap(node => [
+    ...(node.type in LiteGraph.registered_node_types && !node.has_errors ? [] : [node.type]),
+    ...(node.inputs ?? []).filter(slot => slot.hasErrors)
+        .map(slot => `${node.type}: ${slot.name}`),
+])"""
 
-@contextmanager
-def running_browser() -> Iterator[Browser]:
-    """Start Chromium with a new, empty profile; both are gone after the block."""
-    with sync_playwright() as playwright:
-        # CHROMIUM names one, or the system has one, or Playwright has brought its own.
-        program = os.environ.get("CHROMIUM") or shutil.which("chromium")
-        program = program or playwright.chromium.executable_path
-        if not os.path.exists(program):
-            raise BrowserMissing(
-                "There is no Chromium. Install it (on Debian: apt-get install chromium; elsewhere: "
-                "build/venv/bin/playwright install chromium), or name yours in CHROMIUM."
-            )
-        # "headless=False", since Playwright's own way adds flags of its own; the flags above do it.
-        browser = playwright.chromium.launch(
-            executable_path=program, headless=False, args=FLAGS, timeout=TIMEOUT
-        )
-        try:
-            yield browser
-        finally:
-            browser.close()
-
-
-@contextmanager
-def opened_page(browser: Browser, url: str, language: str) -> Iterator[ComfyPage]:
-    """Open the page of a server in one of ComfyUI's languages, "en" or "zh", say."""
-    context = browser.new_context(viewport=SCREEN)
-    context.set_default_timeout(TIMEOUT)
-    try:
-        saved = context.request.post(f"{url}/settings", data={**SETTINGS, "Comfy.Locale": language})
-        assert saved.ok, saved.text()
-        page = ComfyPage(context.new_page())
-        page.open(url, language)
-        yield page
-    finally:
-        context.close()
+# Everything that a node shows while it runs, as often as the page is drawn.
+WATCH = """() => {
+    const seen = window.seenOnNodes = {};
+    const look = () => {
+        if (window.seenOnNodes !== seen) return;
+        for (const node of app.graph.nodes) {
+            const { texts, pictures } = seen[node.id] ??= { texts: [], pictures: [] };
+            const text = node.widgets?.find(({ name }) => name === '$$node-text-preview')?.value;
+            if (text && texts.at(-1) !== text) texts.push(text);
+            const picture = node.imgs?.[0]?.src;
+            if (picture && pictures.at(-1) !== picture) pictures.push(picture);
+        }
+        requestAnimationFrame(look);
+    };
+    look();
+}"""
 
 
 class ComfyPage:
@@ -123,9 +94,14 @@ class ComfyPage:
         self.page.wait_for_function(condition, arg=argument)
 
     def problems(self) -> list[str]:
-        """What an artist would notice as wrong: messages, dialogs, and code that broke."""
+        """What an artist would notice as wrong: messages, dialogs, red nodes, code that broke."""
         shown = self.page.locator(".p-toast-message-error, .p-toast-message-warn, [role=dialog]")
-        return [*self._crashes, *shown.all_inner_texts()]
+        return [*self._crashes, *shown.all_inner_texts(), *self.page.evaluate(RED)]
+
+    def close_dialog(self) -> None:
+        """Close the one dialog that is open, by a click beside it."""
+        self.page.mouse.click(5, 5)
+        self.page.get_by_role("dialog").wait_for(state="hidden")
 
     def open_templates(self) -> None:
         """Open the template browser."""
@@ -181,28 +157,92 @@ class ComfyPage:
             self.page.evaluate("async () => JSON.stringify((await app.graphToPrompt()).output)")
         )
 
+    def graph(self) -> dict[str, Any]:
+        """What the page would save, but for the view, and for what a run has put on the nodes."""
+        saved = self.page.evaluate("() => JSON.stringify(app.graph.serialize())")
+        of_a_run = self.page.evaluate(
+            f"""() => Object.fromEntries(app.graph.nodes.map(({{ id, widgets }}) =>
+                [id, (widgets ?? []).filter(widget => {OF_A_RUN}).length]))"""
+        )
+        graph = json.loads(saved)
+        for node in graph["nodes"]:
+            values = node.get("widgets_values", [])
+            del values[len(values) - of_a_run[str(node["id"])] :]
+        return {name: graph[name] for name in ("nodes", "links", "groups")}
+
     def run(self) -> str:
         """Press Run; returns the id of the prompt, once the server has queued it."""
-        with self.page.expect_response(
-            lambda response: response.url.endswith("/prompt") and response.request.method == "POST"
-        ) as sent:
-            self.page.get_by_test_id("queue-button").get_by_role("button").first.click()
-        assert sent.value.ok, sent.value.text()
-        return sent.value.json()["prompt_id"]
+        answer = self._press_run()
+        assert answer.ok, answer.text()
+        return answer.json()["prompt_id"]
+
+    def run_in_vain(self) -> str:
+        """Press Run, where the server refuses; returns what the page says, and closes that."""
+        assert not self._press_run().ok
+        text = self.page.get_by_role("dialog").inner_text()
+        self.close_dialog()
+        return text
+
+    def wait_for_pictures(self, node_id: int, count: int) -> None:
+        """Wait until a node shows so many pictures."""
+        self.wait_until(
+            "([id, count]) => app.graph.getNodeById(id).imgs?.length === count", [node_id, count]
+        )
+
+    def watch(self) -> None:
+        """Note from now on all that the nodes show while they run."""
+        self.page.evaluate(WATCH)
+
+    def seen(self, node_id: int) -> dict[str, list[str]]:
+        """What a watched node has shown: its "texts", and the addresses of its "pictures"."""
+        return self.page.evaluate("id => window.seenOnNodes[id]", node_id)
+
+    def set_widget(self, node_id: int, name: str, value: Any) -> None:
+        """Give a widget another value."""
+        self.page.evaluate(
+            """([id, name, value]) => {
+                const node = app.graph.getNodeById(id);
+                node.widgets.find(widget => widget.name === name).value = value;
+            }""",
+            [node_id, name, value],
+        )
+
+    def show_all(self) -> bool:
+        """Show the whole graph, as large as the page does; returns whether its words are drawn."""
+        return self.page.evaluate(
+            """() => {
+                const boxes = app.graph.nodes.map(node => node.getBounding());
+                const left = Math.min(...boxes.map(([x]) => x));
+                const top = Math.min(...boxes.map(([, y]) => y));
+                const right = Math.max(...boxes.map(([x, , width]) => x + width));
+                const bottom = Math.max(...boxes.map(([, y, , height]) => y + height));
+                app.canvas.ds.fitToBounds([left, top, right - left, bottom - top]);
+                app.canvas.setDirty(true, true);
+                const drawn = done => requestAnimationFrame(() => requestAnimationFrame(done));
+                return new Promise(drawn).then(() => !app.canvas.low_quality);
+            }"""
+        )
+
+    def screenshot(self, path: Path) -> None:
+        """Save a picture of the page with the whole graph on it."""
+        self.show_all()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=path)
 
     def nodes(self) -> list[dict[str, Any]]:
-        """The nodes of the graph: their labels, box [x, y, width, height], and needed size."""
+        """The nodes of the graph: labels, box [x, y, width, height], needed size, widgets."""
         return self.page.evaluate(
-            """() => app.graph.nodes.map(node => ({
+            f"""() => app.graph.nodes.map(node => ({{
                 id: node.id,
                 type: node.type,
                 title: node.getTitle(),
-                known: node.type in LiteGraph.registered_node_types,
                 box: Array.from(node.getBounding()),
-                needed: Array.from(node.computeSize()),
+                needed: [Math.max(node.computeSize()[0], ({WORDS})(node)), node.computeSize()[1]],
                 inputs: node.inputs.map(slot => slot.label ?? slot.localized_name),
                 outputs: node.outputs.map(slot => slot.label ?? slot.localized_name),
-            }))"""
+                values: (node.widgets ?? []).filter(widget => !{OF_A_RUN})
+                    .map(widget => widget.value),
+            }}))"""
         )
 
     def clear(self) -> None:
@@ -251,8 +291,41 @@ class ComfyPage:
             "([id, number]) => app.graph.getNodeById(id).getOutputPos(number)", [node_id, number]
         )
 
+    def search(self, text: str, title: str) -> list[str]:
+        """Double-click the graph where nothing is, type, and choose the node of this title.
+
+        Returns:
+            The titles of all nodes that the page offers, the best one first.
+        """
+        # On a busy machine the second click may come late. Elsewhere, two clicks remain two.
+        usual = self._double_click_within(60_000)
+        self.page.mouse.dblclick(*self._on_screen([0, 250]))
+        self._double_click_within(usual)
+        box = self.page.locator(".comfy-vue-node-search-box")
+        box.locator("input").fill(text)
+        offered = box.locator(".option-display-name > div > span:first-child")
+        wanted = offered.filter(has_text=re.compile(f"^{re.escape(title)}$"))
+        wanted.wait_for()
+        titles = offered.all_inner_texts()
+        wanted.click()
+        # While it fades out, what it lies on still takes all clicks.
+        self.page.locator(".node-search-box-dialog-mask").wait_for(state="detached")
+        return titles
+
     def help(self, node_id: int) -> str:
         """Select a node, press the button for its help; returns the text of the help page."""
+        self._select(node_id)
+        self.page.get_by_test_id("info-button").click()
+        return self._read_help()
+
+    def help_from_menu(self, node_id: int) -> str:
+        """Select a node, choose help in the menu above it; returns the text of the help page."""
+        self._select(node_id)
+        self.page.get_by_test_id("more-options-button").click()
+        self.page.get_by_text("Node Info", exact=True).click()  # English in all languages.
+        return self._read_help()
+
+    def _select(self, node_id: int) -> None:
         title = self.page.evaluate(
             """id => {
                 const node = app.graph.getNodeById(id);
@@ -262,14 +335,34 @@ class ComfyPage:
         )
         self.page.mouse.click(*self._on_screen(title))
         self.wait_until("id => app.canvas.selected_nodes[id]?.id === id", node_id)
-        button = self.page.get_by_test_id("info-button")
-        button.click()
+
+    def _double_click_within(self, milliseconds: int) -> int:
+        """Set the time that two clicks may take; returns what it was."""
+        return self.page.evaluate(
+            """milliseconds => {
+                const pointer = app.canvas.pointer.constructor;
+                const usual = pointer.doubleClickTime;
+                pointer.doubleClickTime = milliseconds;
+                return usual;
+            }""",
+            milliseconds,
+        )
+
+    def _read_help(self) -> str:
         page = self.page.locator(".node-help-content")
         page.locator("h1").wait_for()
         text = page.inner_text()
-        button.click()  # Closes it again, so that it covers nothing of the graph.
+        # Closes it again, so that it covers nothing of the graph.
+        self.page.get_by_test_id("info-button").click()
         page.wait_for(state="hidden")
         return text
+
+    def _press_run(self) -> Response:
+        with self.page.expect_response(
+            lambda response: response.url.endswith("/prompt") and response.request.method == "POST"
+        ) as sent:
+            self.page.get_by_test_id("queue-button").get_by_role("button").first.click()
+        return sent.value
 
     def _command(self, name: str) -> None:
         # What it returns may wait for a dialog, so it is not waited for.

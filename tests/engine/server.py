@@ -152,6 +152,7 @@ def running_server(comfyui: Path | None = None, timeout: float = 180) -> Iterato
         port = _free_port()
         command = [sys.executable, "-u", str(comfyui / "main.py"), *command_line(comfyui, base)]
         command += ["--listen", "127.0.0.1", "--port", str(port), "--disable-auto-launch"]
+        command += ["--preview-method", "auto"]  # ComfyUI shows none by itself, many artists do.
         log_file = base / "server.log"
         with log_file.open("wb") as log:
             process = subprocess.Popen(

@@ -270,6 +270,6 @@ def test_words_are_in_the_language_that_is_asked_for(draw, chain, plots):
     schedule = chain("GuidanceRamp")
     english, chinese = (draw(schedule, language=each) for each in ("English", "中文"))
     differing = np.flatnonzero((english != chinese).any(axis=(1, 2)))
-    left, top, right, bottom = (round(each) for each in plots._BOX)
+    _, top, _, bottom = (round(each) for each in plots._BOX)
     assert differing.min() < top and differing.max() > bottom + 24
     assert not ((differing >= top) & (differing <= bottom + 24)).any()

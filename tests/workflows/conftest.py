@@ -1,15 +1,19 @@
-"""A browser for the tests of the page."""
+"""A browser for the tests of the page, and the workflows as prompts."""
 
 import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser
 
-from engine.page import BrowserMissing, ComfyPage, opened_page, running_browser
+import cards
+from engine.browser import BrowserMissing, opened_page, running_browser
+from engine.page import ComfyPage
 from engine.server import Server
+from engine.workflow import Prompt, to_prompt
 
 
 # For one module only: while Playwright is on, no other test of the session can use asyncio.
@@ -28,15 +32,25 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def page_in(browser: Browser, server: Server) -> Iterator[Callable[[str], ComfyPage]]:
-    """The page in a language; it stays open until it is asked for in another one."""
+    """The page in a language; once opened, it stays open."""
     pages: dict[str, ComfyPage] = {}
     with ExitStack() as opened:
 
         def page_in(language: str) -> ComfyPage:
             if language not in pages:
-                opened.close()
-                pages.clear()
                 pages[language] = opened.enter_context(opened_page(browser, server.url, language))
             return pages[language]
 
         yield page_in
+
+
+@pytest.fixture(scope="module")
+def object_info(server: Server) -> dict[str, Any]:
+    """What the server says of its nodes."""
+    return server.object_info()
+
+
+@pytest.fixture(scope="module")
+def prompt_of(object_info: dict[str, Any]) -> Callable[[str], Prompt]:
+    """The prompt of a workflow, by its name."""
+    return lambda name: to_prompt(cards.load(name), object_info)

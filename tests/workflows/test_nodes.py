@@ -1,4 +1,4 @@
-"""Labels, tooltips and help of every node, as an artist sees them in ComfyUI's page."""
+"""Labels, tooltips, search and help of the nodes, as an artist sees them in ComfyUI's page."""
 
 import itertools
 import re
@@ -73,10 +73,58 @@ def test_tooltips(shown):
     assert shown.page.output_tooltip(shown.number, 0) == shown.texts["outputs"]["0"]["tooltip"]
 
 
+def headings(node_id: str, language: str) -> list[str]:
+    """The headings of a node's help page."""
+    name = {"en": f"{node_id}.md", "zh": f"{node_id}/zh.md"}[language]
+    source = (ROOT / "web" / "docs" / name).read_text(encoding="utf-8")
+    found = re.findall(r"^#+ (.+)$", source, re.MULTILINE)
+    assert len(found) >= 4
+    return found
+
+
 def test_help_page(shown):
     lines = shown.page.help(shown.number).splitlines()
-    name = {"en": f"{shown.node_id}.md", "zh": f"{shown.node_id}/zh.md"}[shown.language]
-    source = (ROOT / "web" / "docs" / name).read_text(encoding="utf-8")
-    headings = re.findall(r"^#+ (.+)$", source, re.MULTILINE)
-    assert len(headings) >= 4
-    assert [line for line in lines if line in headings] == headings
+    wanted = headings(shown.node_id, shown.language)
+    assert [line for line in lines if line in wanted] == wanted
+
+
+@pytest.mark.parametrize("node_id", ["BadVersionGuider", "GuidanceInterval"])
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_menu_of_a_node_opens_its_help_page(page_in, language, node_id):
+    page = page_in(language)
+    page.clear()
+    lines = page.help_from_menu(page.add_node(node_id, 0, 0)).splitlines()
+    wanted = headings(node_id, language)
+    assert [line for line in lines if line in wanted] == wanted
+
+
+GUIDERS = {"BadVersionGuider", "BadVersionPatch"}
+SCHEDULES = {"GuidanceInterval", "GuidanceRamp", "GuidanceCurve"}
+WEAKENING = {node_id for node_id in NODE_IDS if node_id.startswith("Weaken")}
+# What somebody types who has never seen the nodes, and those that have to be offered then.
+SEARCHES = [
+    ("en", "bad", GUIDERS),
+    ("en", "guidance", SCHEDULES | GUIDERS),
+    ("en", "weak", WEAKENING),
+    ("en", "autoguidance", GUIDERS),
+    ("zh", "bad", GUIDERS),
+    ("zh", "guidance", SCHEDULES | GUIDERS),
+    ("zh", "weak", WEAKENING),
+    ("zh", "autoguidance", GUIDERS),
+    ("zh", "负面", {"DynamicNegative"}),
+    ("zh", "引导", SCHEDULES | GUIDERS),
+]
+
+
+@pytest.mark.parametrize(("language", "text", "node_ids"), SEARCHES)
+def test_search_offers_the_nodes(page_in, language, text, node_ids):
+    page = page_in(language)
+    page.clear()
+    texts = node_labels(language)
+    titles = {texts[node_id]["display_name"] for node_id in node_ids}
+    chosen = min(node_ids)
+    offered = page.search(text, texts[chosen]["display_name"])
+    assert titles <= set(offered)
+    # And not below what ComfyUI has itself: a list has room for about ten.
+    assert offered[0] in {each["display_name"] for each in texts.values()}
+    page.wait_until("type => app.graph.nodes.map(node => node.type).join() === type", chosen)

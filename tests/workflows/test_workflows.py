@@ -1,9 +1,7 @@
-"""The workflows as an artist meets them: on ComfyUI's server, and in its page."""
+"""The workflows on ComfyUI's server, without a page."""
 
 import copy
 import io
-import itertools
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,41 +11,23 @@ from PIL import Image
 import cards
 import demo
 from digits.classifier import read_digits
-from engine.page import ComfyPage, opened_page
-from engine.server import NodeError, Server
-from engine.workflow import Prompt, WorkflowError, find_node, to_prompt
+from engine.server import NodeError
+from engine.workflow import WorkflowError, find_node, to_prompt
 
 pytestmark = pytest.mark.server
 
-ON_DIGITS = list(cards.CARDS)
-# What cannot run here comes last, so that the lists agree for as long as both go on: tests of the
-# same workflow then share what they have opened.
-NAMES = [*ON_DIGITS, *cards.CHAINS]
+NAMES = [*cards.CARDS, *cards.SHEETS, *cards.CHAINS]
 SAVED = {name: cards.load(name) for name in NAMES}
-# The others draw digits of many kinds at once.
+# The others draw digits of many kinds at once, or none.
 OF_ONE_DIGIT = [name for name, card in cards.CARDS.items() if card.digits is not None]
 
 each_workflow = pytest.mark.parametrize("name", NAMES)
-each_workflow_on_digits = pytest.mark.parametrize("name", ON_DIGITS)
 each_workflow_of_one_digit = pytest.mark.parametrize("name", OF_ONE_DIGIT)
-
-
-@pytest.fixture(scope="module")
-def object_info(server: Server) -> dict[str, Any]:
-    return server.object_info()
-
-
-@pytest.fixture(scope="module")
-def prompt_of(object_info: dict[str, Any]) -> Callable[[str], Prompt]:
-    return lambda name: to_prompt(SAVED[name], object_info)
 
 
 def saved_widget(name: str, class_type: str) -> Any:
     """The first value of the first node of this class."""
     return next(n["widgets_values"][0] for n in SAVED[name]["nodes"] if n["type"] == class_type)
-
-
-# On the server, without a page.
 
 
 def test_every_workflow_is_tested():
@@ -212,6 +192,28 @@ def test_with_nothing_plugged_in_the_model_is_its_own_bad_version(server, prompt
     assert plain.tobytes() == cores.tobytes() != auto.tobytes()
 
 
+def test_graph_for_a_checkpoint_draws_with_the_loaders_of_the_digits(server, prompt_of):
+    prompt = prompt_of("one_checkpoint_sd")
+    sampler = prompt[find_node(prompt, "KSampler")]["inputs"]
+    for name, digit in {"positive": "3", "negative": "none"}.items():
+        node_id, _ = sampler[name]
+        prompt[node_id] = {"class_type": "DigitConditioning", "inputs": {"digit": digit}}
+    unet = {"unet_name": "digits_main.safetensors", "weight_dtype": "default"}
+    prompt["model"] = {"class_type": "UNETLoader", "inputs": unet}
+    prompt["vae"] = {"class_type": "VAELoader", "inputs": {"vae_name": "digits_vae.safetensors"}}
+    prompt[find_node(prompt, "BadVersionPatch")]["inputs"]["model"] = ["model", 0]
+    prompt[find_node(prompt, "VAEDecode")]["inputs"]["vae"] = ["vae", 0]
+    del prompt[find_node(prompt, "CheckpointLoaderSimple")]
+    prompt = cards.set_inputs(prompt, width=64, height=64, scheduler="simple")
+
+    drawn = [
+        cards.first_pictures(server, each)[0]
+        for each in (prompt, cards.set_inputs(prompt, weak_scale=1.0))
+    ]
+    assert read_digits(demo.as_tensor(drawn)).tolist() == [3, 3]
+    assert drawn[0].tobytes() != drawn[1].tobytes()
+
+
 @each_workflow
 def test_card_has_a_picture_that_is_larger_than_a_digit(name):
     with Image.open(cards.card_path(name)) as card:
@@ -249,121 +251,9 @@ def test_links_run_from_left_to_right(name):
 def test_note_says_what_to_replace(name):
     (note,) = (node for node in SAVED[name]["nodes"] if node["type"] == "MarkdownNote")
     (text,) = note["widgets_values"]
-    for words in ("bad version", "weak_scale", "your own models", "CLIP Text Encode"):
-        assert words in text
-    if name in ON_DIGITS:
+    assert "bad version" in text
+    kinds = {node["type"] for node in SAVED[name]["nodes"]}
+    if kinds & {"DigitConditioning", "CLIPTextEncode"}:
+        assert all(words in text for words in ("weak_scale", "your own models", "CLIP Text Encode"))
+    if "DigitConditioning" in kinds:
         assert "Digit Conditioning" in text and "may be missing" in text
-
-
-# In the page.
-
-
-# One list of both, so that all workflows are opened in one language, then in the other.
-SHOWN = [*itertools.product(["en", "zh"], NAMES)]
-
-
-@pytest.fixture(scope="module", params=SHOWN, ids="-".join)
-def shown(
-    request: pytest.FixtureRequest, page_in: Callable[[str], ComfyPage]
-) -> tuple[ComfyPage, str]:
-    """The page in a language, with a workflow loaded from the template browser; its name."""
-    language, name = request.param
-    page = page_in(language)
-    page.load_template(name)
-    return page, name
-
-
-def test_template_browser_shows_the_cards_with_their_pictures(browser, server):
-    with opened_page(browser, server.url, "en") as page:
-        urls = []
-        page.page.on("response", lambda answer: urls.append(answer.url))
-        page.open_templates()
-        for name in NAMES:
-            # A card has its picture only once it has been in view.
-            page.template_card(name).scroll_into_view_if_needed()
-            picture = page.template_card(name).locator("img").first
-            shown = picture.evaluate(
-                "async img => { await img.decode(); return [img.naturalWidth, img.naturalHeight]; }"
-            )
-            card = cards.card_path(name)
-            with Image.open(card) as saved:
-                assert tuple(shown) == saved.size
-            (url,) = {url for url in urls if url.endswith(f"/{card.name}")}
-            assert page.page.request.get(url).body() == card.read_bytes()
-        # The template browser itself is the one dialog.
-        assert page.problems() == [page.page.get_by_role("dialog").inner_text()]
-
-
-def test_missing_node_would_be_noticed(browser, server):
-    workflow = copy.deepcopy(SAVED["bad_version_digits"])
-    workflow["nodes"][1]["type"] = "NoSuchNode"
-    with opened_page(browser, server.url, "en") as page:
-        page.page.evaluate("workflow => { app.loadGraphData(workflow) }", workflow)
-        page.page.get_by_role("dialog").get_by_text("NoSuchNode").wait_for()
-        assert "NoSuchNode" in "".join(page.problems())
-
-
-def test_opens_without_problems(shown):
-    page, name = shown
-    nodes = page.nodes()
-    assert [node["type"] for node in nodes] == [node["type"] for node in SAVED[name]["nodes"]]
-    assert all(node["known"] for node in nodes)
-    assert page.problems() == []
-
-
-def test_no_two_nodes_overlap(shown):
-    page, name = shown
-    boxes = [(node["title"], node["box"]) for node in page.nodes()]
-    for (one, a), (other, b) in itertools.combinations(boxes, 2):
-        beside = a[0] + a[2] <= b[0] or b[0] + b[2] <= a[0]
-        above = a[1] + a[3] <= b[1] or b[1] + b[3] <= a[1]
-        assert beside or above, f"{one!r} and {other!r}"
-    assert len(boxes) == len(SAVED[name]["nodes"])
-
-
-def test_nodes_are_saved_large_enough_for_their_titles_and_inputs(shown):
-    page, name = shown
-    saved = {node["id"]: node["size"] for node in SAVED[name]["nodes"]}
-    for node in page.nodes():
-        width, height = node["needed"]
-        assert saved[node["id"]][0] >= width and saved[node["id"]][1] >= height, node["title"]
-
-
-def test_page_and_converter_agree(shown, prompt_of):
-    page, name = shown
-    sent = page.prompt()
-    titles = {node_id: node.pop("_meta")["title"] for node_id, node in sent.items()}
-    assert sent == prompt_of(name)
-    assert len(titles) == len(SAVED[name]["nodes"]) - 1  # All but the note.
-
-
-@pytest.mark.parametrize("shown", SHOWN[: len(ON_DIGITS)], indirect=True, ids="-".join)
-def test_runs_from_the_page(shown, server, prompt_of):
-    page, name = shown
-    prompt = prompt_of(name)
-    outputs = server.wait(page.run())["outputs"]
-    kinds = ("SaveImage", "GuidanceSchedulePreview")
-    showing = {i: n["class_type"] for i, n in prompt.items() if n["class_type"] in kinds}
-    assert sorted(outputs) == sorted(showing)
-    (batch,) = (n["inputs"]["batch_size"] for n in prompt.values() if "batch_size" in n["inputs"])
-    for node_id, kind in showing.items():
-        page.wait_until(
-            "([id, count]) => app.graph.getNodeById(id).imgs?.length === count",
-            [int(node_id), batch if kind == "SaveImage" else 1],
-        )
-    assert page.problems() == []
-
-
-def graph_of(page: ComfyPage) -> list[Any]:
-    # A node that has shown a picture needs more room than it does before.
-    return [page.prompt(), *({**node, "needed": None} for node in page.nodes())]
-
-
-@pytest.mark.parametrize("shown", SHOWN[: len(NAMES)], indirect=True, ids="-".join)
-def test_saved_and_reopened_it_is_the_same(shown):
-    page, name = shown
-    before = graph_of(page)
-    page.save(f"my_{name}")
-    page.reopen(f"my_{name}")
-    assert graph_of(page) == before
-    assert page.problems() == []
