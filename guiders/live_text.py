@@ -52,10 +52,11 @@ class LiveText:
             return
         sigma, C, guided, scales = self._last
         self._last = None
-        push = formulas.norm(guided - C) / formulas.norm(C)
+        # What rounding leaves of no push is none.
+        push = (100 * formulas.norm(guided - C) / formulas.norm(C)).round(decimals=1)
         parts = [f"sigma {float(sigma.max()):.3g}"]
         parts += [f"{name} {_range(scale)}" for name, scale in scales.items()]
-        parts.append(f"push {_range(100 * push)} %")
+        parts.append(f"push {_range(push)} %")
         self._show(" · ".join(parts))
 
 

@@ -245,8 +245,8 @@ class Recorder:
         """
         if not self._sigmas:  # A guider that does not ask for predictions in ComfyUI's way.
             return
-        products = torch.stack(self._products).double().cpu().numpy()
-        mean_shift, std_shift = torch.stack(self._statistics, dim=1).double().cpu().numpy()
+        products = torch.stack(self._products).cpu().double().numpy()
+        mean_shift, std_shift = torch.stack(self._statistics, dim=1).cpu().double().numpy()
         norm, push, *_ = norms = np.sqrt(np.diagonal(products, axis1=2, axis2=3)).transpose(2, 0, 1)
         with np.errstate(invalid="ignore", divide="ignore"):
             cosines = products.transpose(2, 3, 0, 1) / (norms[:, None] * norms[None])
@@ -283,7 +283,7 @@ class Recorder:
     def _by_sample(values: Sequence[Scale | None], like: np.ndarray) -> np.ndarray:
         """Numbers, or tensors ``[batch]``, of each call as an array of the shape of ``like``."""
         rows = [
-            value.double().cpu().numpy() if isinstance(value, torch.Tensor) else value
+            value.cpu().double().numpy() if isinstance(value, torch.Tensor) else value
             for value in values
         ]
         out = np.full_like(like, np.nan)

@@ -246,16 +246,20 @@ def ground_around(picture: Image.Image) -> int:
 
 def draw_sheet(server: Server, prompt: Prompt, class_type: str) -> Image.Image:
     """A square with what the nodes of this class show, one below the other."""
-    outputs = server.wait(server.queue(prompt))["outputs"]
-    shown = [i for i, node in prompt.items() if node["class_type"] == class_type]
+    pictures = shown_by(server, prompt, class_type)
     card = Image.new("RGB", (SIDE, SIDE), GROUND)
-    height = SIDE // len(shown)
-    for place, node_id in enumerate(shown):
-        (reference,) = outputs[node_id]["images"]
-        with Image.open(io.BytesIO(server.image(reference))) as picture:
-            fitted = ImageOps.pad(picture.convert("RGB"), (SIDE, height), color=GROUND)
+    height = SIDE // len(pictures)
+    for place, picture in enumerate(pictures):
+        fitted = ImageOps.pad(picture, (SIDE, height), color=GROUND)
         card.paste(fitted, (0, place * height))
     return card
+
+
+def shown_by(server: Server, prompt: Prompt, class_type: str) -> list[Image.Image]:
+    """Run a prompt; returns the one picture that each node of this class shows on itself."""
+    outputs = server.wait(server.queue(prompt))["outputs"]
+    shown = [outputs[i]["images"] for i, n in prompt.items() if n["class_type"] == class_type]
+    return [Image.open(io.BytesIO(server.image(one))).convert("RGB") for (one,) in shown]
 
 
 def draw_chain(names: Sequence[str]) -> Image.Image:

@@ -35,6 +35,7 @@ from engine.workflow import Prompt, find_node, to_prompt
 WORKFLOW = "bad_version_digits"
 OUT = ROOT / "build" / "demo"
 README_PICTURE = ROOT / "docs" / "demo.jpg"
+PLAYGROUND_PICTURE = ROOT / "docs" / "playground.jpg"
 
 DIGITS = range(10)
 PER_DIGIT = 6
@@ -178,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> str | None:
     parser.add_argument(
         "--readme",
         action="store_true",
-        help=f"also renew {README_PICTURE.relative_to(ROOT)} and the pictures in workflows/",
+        help="also renew the pictures in docs/ and workflows/",
     )
     options = parser.parse_args(arguments)
     try:
@@ -189,6 +190,9 @@ def main(arguments: Sequence[str] | None = None) -> str | None:
             warm_up(server, prompt)
             rows = [run_way(server, prompt, way) for way in WAYS]
             if options.readme:
+                prompt = to_prompt(cards.load("playground"), server.object_info())
+                methods, _ = cards.shown_by(server, prompt, "GuidancePlayground")
+                methods.save(PLAYGROUND_PICTURE, quality=88)
                 for path in cards.renew(server):
                     print(f"Renewed {path.relative_to(ROOT)}.", flush=True)
     except (ServerError, SetupError, LoadError) as error:
