@@ -270,3 +270,27 @@ def test_predictions_are_not_kept(probe):
     left = [each for each in gc.get_objects() if issubclass(type(each), torch.Tensor)]
     sizes = [each.untyped_storage().nbytes() for each in left if id(each) not in before]
     assert sizes and max(sizes) < 40_000
+
+
+def test_guider_of_another_kind_is_recorded_as_a_whole(
+    main, weak, positive, negative, node, patch, probe
+):
+    """What is not plain classifier-free guidance has no leg of its own, but is part of the push."""
+    run, watched = Run.of(main, steps=3), probe()
+    patched, recording = record(patch(main, weak_model=weak, probe=watched))
+    guider = node(
+        "PerpNegGuider",
+        model=patched,
+        positive=positive,
+        negative=negative,
+        empty_conditioning=negative,
+        cfg=3.0,
+        neg_scale=1.0,
+    )
+    found = watched.record_of(run.sample(guider))
+    (C,) = alone(run, recording, main, positive)
+    (W,) = alone(run, recording, weak, positive)
+    assert list(found.legs) == ["weak"]
+    assert_rows(found.legs["weak"].push, [0.7 * norm(c - w) for c, w in zip(C, W, strict=True)])
+    pairs = zip(recording.denoised, C, strict=True)
+    assert_rows(found.push, [norm(guided - c) for guided, c in pairs])
