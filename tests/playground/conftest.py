@@ -16,7 +16,8 @@ def playground(pack) -> ModuleType:
 @pytest.fixture(scope="session")
 def world(playground):
     """One of its own: through what nodes have made in inference mode, nothing can be trained."""
-    return playground.distribution.world.__wrapped__()
+    with torch.inference_mode(False):
+        return playground.distribution.world.__wrapped__()
 
 
 @pytest.fixture(scope="session")
@@ -26,5 +27,6 @@ def ruler(playground, world):
 
 @pytest.fixture(autouse=True)
 def no_gradients():
-    with torch.no_grad():
+    """Not inference mode, in which tests of guiders leave torch."""
+    with torch.inference_mode(False), torch.no_grad():
         yield
