@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import Locator, Page, Response
+from playwright.sync_api import TimeoutError as OutOfPatience
 
 # The canvas is one element. What is on it has a place in the graph, and so one on the screen.
 ON_SCREEN = """([x, y]) => {
@@ -28,6 +29,9 @@ TRANSLATE = """async () => {
         translator.mergeLocaleMessage(language, texts);
     await app.extensionManager.command.execute('Comfy.RefreshNodeDefinitions');
 }"""
+
+# How long to wait for a template to open before the next click, in milliseconds.
+PATIENCE = (15_000, 30_000, 60_000)
 
 # What the page has put on a node by itself, while the node ran: a text, a picture.
 OF_A_RUN = "widget.name.startsWith('$$')"
@@ -113,13 +117,19 @@ class ComfyPage:
 
     def load_template(self, workflow: str) -> None:
         """Open a workflow by a click on its card in the template browser."""
-        self.open_templates()
-        self.template_card(workflow).click()
-        self.wait_until(
-            """name => !document.querySelector('[role=dialog]')
-                && app.extensionManager.workflow.activeWorkflow.filename === name""",
-            workflow,
-        )
+        opened = """name => !document.querySelector('[role=dialog]')
+            && app.extensionManager.workflow.activeWorkflow.filename === name"""
+        for patience in PATIENCE:
+            if not self.page.get_by_role("dialog").is_visible():
+                self.open_templates()
+            self.template_card(workflow).click()
+            try:
+                self.page.wait_for_function(opened, arg=workflow, timeout=patience)
+                return
+            except OutOfPatience:
+                # On a busy machine the cards still move when they are clicked, and it goes amiss.
+                continue
+        raise TimeoutError(f"The template {workflow} did not open, which was clicked at 3 times.")
 
     def save(self, name: str) -> None:
         """Save the open workflow, one that is not saved yet, under a name."""
