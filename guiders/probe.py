@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 LEGS = ("weak", "negative")
 
-# Enough for any sheet of settings; of each run a few hundred kilobytes are kept.
+# Enough for any sheet of settings. Of each run some hundred kilobytes are kept, a megabyte at most
+# where latents have 16 channels.
 _RUNS_KEPT = 256
 
 # Latents of thumbnails have at most this many cells on a side, and there are so many of a run.
@@ -64,8 +65,9 @@ class Thumbnails:
 
     Attributes:
         calls: numbers of those calls, rising.
-        latents: ``[calls, channels, height, width]`` each, as the model has them, of "C", "weak",
-            "negative" and "guided". NaN where a leg was off; one that always was is left out.
+        latents: ``[calls, channels, height, width]`` each, as the model has them but in 16 bits, of
+            "C", "weak", "negative" and "guided". NaN where a leg was off; one that always was is
+            left out.
         latent_format: ComfyUI's, of the model.
     """
 
@@ -91,6 +93,8 @@ class Record:
             ``[calls, batch, channels]``.
         std_shift: the same for the standard deviation.
         thumbnails: None where latents are no pictures.
+        marks: some numbers of the latent that the run has ended with.
+        numbers: how many it has.
     """
 
     name: str
@@ -297,7 +301,7 @@ class Recorder:
             return None
         last = len(self._reduced) - 1
         calls = sorted({round(last * i / (_THUMBNAILS - 1)) for i in range(_THUMBNAILS)})
-        chosen = torch.stack([self._reduced[call] for call in calls], dim=1).float().cpu()
+        chosen = torch.stack([self._reduced[call] for call in calls], dim=1).cpu()
         named = dict(zip(("C", "guided", *LEGS), chosen, strict=True))
         latents = {name: named[name] for name in ("C", *legs, "guided")}
         return Thumbnails(calls, latents, self._latent_format)

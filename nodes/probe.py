@@ -223,6 +223,7 @@ def _pictures(
     node: str, latents: Tensor, latent_format: LatentFormat, vae: VAE | None
 ) -> np.ndarray:
     """Small pictures ``[n, height, width, 3]``, 0 to 1, of latents; NaN where a leg was off."""
+    latents = latents.float()
     known = ~latents.flatten(1).isnan().any(dim=1)
     if not known.any():
         return np.full((len(latents), 1, 1, 3), np.nan)

@@ -120,7 +120,7 @@ class ComfyPage:
         opened = """name => !document.querySelector('[role=dialog]')
             && app.extensionManager.workflow.activeWorkflow.filename === name"""
         for patience in PATIENCE:
-            if not self.page.get_by_role("dialog").is_visible():
+            if not self.page.get_by_role("dialog").first.is_visible():
                 self.open_templates()
             self.template_card(workflow).click()
             try:
@@ -129,7 +129,7 @@ class ComfyPage:
             except OutOfPatience:
                 # On a busy machine the cards still move when they are clicked, and it goes amiss.
                 continue
-        raise TimeoutError(f"The template {workflow} did not open, which was clicked at 3 times.")
+        raise TimeoutError(f"The template {workflow} did not open after {len(PATIENCE)} clicks.")
 
     def save(self, name: str) -> None:
         """Save the open workflow, one that is not saved yet, under a name."""

@@ -87,7 +87,7 @@ def test_thumbnails_are_the_predictions_of_the_first_sample(
     expected = {"C": C, "weak": W, "negative": N, "guided": recording.denoised}
     assert list(thumbnails.latents) == list(expected)
     for name, predictions in expected.items():
-        for shown, prediction in zip(thumbnails.latents[name], predictions, strict=True):
+        for shown, prediction in zip(thumbnails.latents[name].float(), predictions, strict=True):
             torch.testing.assert_close(shown, prediction[0], rtol=1e-2, atol=1e-2)
 
 
@@ -103,7 +103,7 @@ def test_thumbnails_of_large_latents_and_long_runs_stay_small(pack, probe):
     assert list(thumbnails.latents) == ["C", "guided"]
     expected = C[0, :, 0].reshape(4, 10, 4, 32, 4).mean(dim=(2, 4))
     for index, call in enumerate(thumbnails.calls):
-        shown = thumbnails.latents["guided"][index]
+        shown = thumbnails.latents["guided"][index].float()
         torch.testing.assert_close(shown, expected + call, rtol=1e-2, atol=1e-2)
 
 
