@@ -1,6 +1,7 @@
 """What a probe records, against predictions made apart and measured by hand."""
 
 import gc
+import uuid
 
 import numpy as np
 import pytest
@@ -14,8 +15,7 @@ STEPS = 4
 @pytest.fixture
 def probe(pack):
     """A probe of its own for each test."""
-    count = iter(range(1000))
-    return lambda name="run": pack.guiders.probe.Probe(f"test {id(count)} {next(count)}", name)
+    return lambda name="run": pack.guiders.probe.Probe(uuid.uuid4().hex, name)
 
 
 def recorded(guided, run):

@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 import math
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,9 @@ CALLS = 7
 @pytest.fixture
 def make_probe(comfy_nodes):
     """The node in a graph, where it has a number."""
-    numbers = iter(range(10**6))
 
     def make_probe(name="a run"):
-        hidden = {"UNIQUE_ID": f"{id(numbers)}.{next(numbers)}"}
+        hidden = {"UNIQUE_ID": uuid.uuid4().hex}
         return call(comfy_nodes["GuidanceProbe"].PREPARE_CLASS_CLONE(hidden), name=name)[0]
 
     return make_probe
