@@ -45,6 +45,10 @@ class Live(ABC):
     def range(self) -> tuple[float, float]:
         """The least and the greatest factor that may come."""
 
+    def posterior(self, factor: Tensor) -> Tensor | None:
+        """The probability that a factor ``[batch]`` was made of, if it was made of one."""
+        return None
+
 
 Schedule = Fixed | Live
 
@@ -199,6 +203,10 @@ class DynamicNegative(Live):
         """From ``p_min/(1 − p_min)`` to ``p_max/(1 − p_max)``."""
         return self.floor / (1 - self.floor), self.ceiling / (1 - self.ceiling)
 
+    def posterior(self, factor: Tensor) -> Tensor:
+        """``p``, of a factor ``p/(1 − p)``."""
+        return factor / (1 + factor)
+
     def start(self, noise: Noise) -> RunningSchedule:
         """Begin with the prior."""
         trajectory: Trajectory[_Visited] = Trajectory(noise.sigmas)
@@ -286,7 +294,7 @@ class LegScale:
         self._live = [each for each in schedules if isinstance(each, Live)]
         self._running = [each.start(noise) for each in self._live]
         self._factors: dict[float, float] = {}
-        # Of a dynamic negative, at the latest step.
+        # Of the schedule that has one, at the latest step.
         self.posterior: Tensor | None = None
 
     @property
@@ -313,8 +321,9 @@ class LegScale:
         excess: formulas.Scale = self._own(scale) * known
         for schedule, running in zip(self._live, self._running, strict=True):
             factor = running(step)
-            if isinstance(schedule, DynamicNegative):
-                self.posterior = factor / (1 + factor)
+            posterior = schedule.posterior(factor)
+            if posterior is not None:
+                self.posterior = posterior
             excess = factor * excess
         return excess
 

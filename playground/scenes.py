@@ -52,7 +52,6 @@ class Drawn:
         scale: that it has pushed with; None for none.
         points: ``[n, 2]``.
         outside: which of them are outliers, ``[n]``.
-        outliers: their share, 0 to 1.
         coverage: share of the truth's area that they reach, about 1 for true points.
         paths: how they got there; None for the truth.
     """
@@ -61,9 +60,13 @@ class Drawn:
     scale: float | None
     points: Tensor
     outside: Tensor
-    outliers: float
     coverage: float
     paths: Paths | None
+
+    @property
+    def outliers(self) -> float:
+        """The share of the points that are outliers, 0 to 1."""
+        return float(self.outside.double().mean())
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ def ruler() -> Ruler:
 
 def _measured(name: str, scale: float | None, points: Tensor, paths: Paths | None) -> Drawn:
     outside, coverage = ruler().outside(points), ruler().coverage(points)
-    return Drawn(name, scale, points, outside, float(outside.double().mean()), coverage, paths)
+    return Drawn(name, scale, points, outside, coverage, paths)
 
 
 def fields(settings: Settings, sigma: float, point: tuple[float, float]) -> Fields:
