@@ -35,6 +35,11 @@ def call(node: type, **inputs: Any) -> tuple[Any, ...]:
     return getattr(node(), node.FUNCTION)(**inputs)
 
 
+def in_graph(node: type[io.ComfyNode], node_id: str) -> type[io.ComfyNode]:
+    """A node class as ComfyUI prepares it to execute the node of this id in a graph."""
+    return node.PREPARE_CLASS_CLONE({"UNIQUE_ID": node_id})
+
+
 def untouched(node: type[io.ComfyNode]) -> dict[str, Any]:
     """The values that the widgets of a node come with."""
     inputs = node.define_schema().inputs

@@ -26,7 +26,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
-from rig import Conditioning, Run, call, core_guider, untouched
+from rig import Conditioning, Run, call, core_guider, in_graph, untouched
 
 from .figures import MIB, Figure, Target, at_most
 from .memory import Memory, forget_peak
@@ -492,8 +492,7 @@ def probe(bench: Bench) -> Report:
     weak = marked(_attention(bench))
     inputs = {"negative": bench.negative, "weak_model": weak}
     watched = bench.pack.guiders.probe.Probe("bench", "bench")
-    # As ComfyUI prepares a node that is executed in a graph.
-    node = bench.nodes["BadVersionGuider"].PREPARE_CLASS_CLONE({"UNIQUE_ID": "1"})
+    node = in_graph(bench.nodes["BadVersionGuider"], "1")
     with mock.patch.dict(bench.nodes, BadVersionGuider=node):
         watching = bench.guider(**inputs, probe=watched)
     guiders = {"plain": bench.guider(**inputs), "watching": watching}

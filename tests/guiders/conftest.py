@@ -142,15 +142,15 @@ def only(node):
 @pytest.fixture
 def dynamic(node):
     """A dynamic negative that differs between two samples after a single step."""
-    return node(
-        "DynamicNegative",
-        prior=0.1,
-        temperature=1.0,
-        per_dimension=True,
-        offset=0.3,
-        floor=1e-6,
-        ceiling=0.8,
-    )
+    settings = {
+        "prior": 0.1,
+        "temperature": 1.0,
+        "per_dimension": True,
+        "offset": 0.3,
+        "floor": 1e-6,
+        "ceiling": 0.8,
+    }
+    return lambda **changes: node("DynamicNegative", **{**settings, **changes})
 
 
 WEAK_LEGS = ["another checkpoint", "same base", "prompt alone"]

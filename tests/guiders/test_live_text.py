@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from rig import Run, alone, call, record
+from rig import Run, alone, call, in_graph, record
 
 STEPS = 4
 
@@ -97,7 +97,7 @@ def test_tells_of_a_leg_that_is_off(sampled, leg, main, positive, negative, only
 def test_says_the_range_of_a_scale_that_differs_between_pictures(
     sampled, positive, negative, pack, dynamic
 ):
-    push = pack.guiders.legs.Push(dynamic)
+    push = pack.guiders.legs.Push(dynamic())
     texts, _ = sampled(None, positive, negative, cfg=5.0, push=push)
     assert "cfg 1.44 " in texts[0]
     assert re.search(r"cfg [\d.]+–[\d.]+ ", texts[1])
@@ -122,8 +122,7 @@ def shown(pack, comfy_nodes, monkeypatch):
     monkeypatch.setattr(PromptServer, "instance", server, raising=False)
 
     def shown(node_id, **inputs):
-        prepared = comfy_nodes[node_id].PREPARE_CLASS_CLONE({"UNIQUE_ID": "17"})
-        return call(prepared, **inputs)[0], server
+        return call(in_graph(comfy_nodes[node_id], "17"), **inputs)[0], server
 
     return shown
 

@@ -213,18 +213,10 @@ def test_what_changes_nothing_gives_the_picture_of_core(kind, make, main, positi
 
 
 @pytest.fixture
-def pushes(node, negative):
+def pushes(node, dynamic, negative):
     """Everything that can be plugged in for the negative leg."""
-    live = node(
-        "DynamicNegative",
-        prior=0.05,
-        temperature=1.0,
-        per_dimension=True,
-        offset=0.1,
-        floor=1e-6,
-        ceiling=0.8,
-        schedule=node("GuidanceInterval", unit="percent", start=0.0, end=0.6),
-    )
+    early = node("GuidanceInterval", unit="percent", start=0.0, end=0.6)
+    live = dynamic(prior=0.05, offset=0.1, schedule=early)
     shape = node("ProjectedShape", eta=0.0, norm_threshold=3.0, momentum=-0.5)
     shape = node("PerpNegShape", empty=negative, weight=0.8, shape=shape)
     return {"negative_schedule": live, "negative_shape": shape}

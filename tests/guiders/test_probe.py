@@ -153,7 +153,7 @@ def test_posterior_of_a_dynamic_negative(main, positive, negative, guide, dynami
         positive=positive,
         negative=negative,
         cfg=5.0,
-        negative_schedule=dynamic,
+        negative_schedule=dynamic(),
         probe=watched,
     )
     latent, recording = recorded(guided, run)

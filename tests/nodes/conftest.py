@@ -1,6 +1,7 @@
 """What tests of single nodes share."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,18 @@ def no_gradients():
     """ComfyUI executes nodes in inference mode."""
     with torch.inference_mode():
         yield
+
+
+@pytest.fixture
+def node(comfy_nodes) -> Callable[..., Any]:
+    """Call a node by its id with its own defaults, some of them changed; get its first output."""
+    # ComfyUI can be imported only once pytest is configured, which is after this module is read.
+    from rig import call, untouched
+
+    def node(node_id, **inputs):
+        return call(comfy_nodes[node_id], **untouched(comfy_nodes[node_id]) | inputs)[0]
+
+    return node
 
 
 @pytest.fixture

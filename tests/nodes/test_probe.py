@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import ImageColor
 
-from rig import call
+from rig import call, in_graph
 
 CALLS = 7
 
@@ -22,8 +22,7 @@ def make_probe(comfy_nodes):
     """The node in a graph, where it has a number."""
 
     def make_probe(name="a run"):
-        hidden = {"UNIQUE_ID": uuid.uuid4().hex}
-        return call(comfy_nodes["GuidanceProbe"].PREPARE_CLASS_CLONE(hidden), name=name)[0]
+        return call(in_graph(comfy_nodes["GuidanceProbe"], uuid.uuid4().hex), name=name)[0]
 
     return make_probe
 
@@ -63,12 +62,6 @@ def _latent_format():
     import comfy.latent_formats
 
     return comfy.latent_formats.SD15()
-
-
-@pytest.fixture
-def node(comfy_nodes):
-    """Call a node by its id, and get its first output."""
-    return lambda node_id, **inputs: call(comfy_nodes[node_id], **inputs)[0]
 
 
 @pytest.fixture

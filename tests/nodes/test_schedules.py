@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from rig import Run, call, untouched
+from rig import Run, call
 from small_models import conditionings, unet
 
 NODES = [
@@ -40,16 +40,6 @@ BROKEN_POINTS = [
 @pytest.fixture(scope="module")
 def models():
     return unet(0), unet(1)
-
-
-@pytest.fixture
-def node(comfy_nodes):
-    """Call a node by its id with its own defaults, some of them changed."""
-
-    def node(node_id, **inputs):
-        return call(comfy_nodes[node_id], **untouched(comfy_nodes[node_id]) | inputs)[0]
-
-    return node
 
 
 @pytest.mark.parametrize("node_id", NODES)
