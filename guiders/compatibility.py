@@ -35,6 +35,14 @@ def check_scale(node: str, name: str, scale: float) -> None:
         raise bad_input(node, name, str(scale), "a finite number; 1 is off")
 
 
+def check_steps(node: str, name: str, steps: float, most: int) -> None:
+    """Raise :class:`GuidanceError` unless ``steps`` is a whole number from 1 to ``most``."""
+    if not 1 <= steps <= most or steps != int(steps):
+        raise bad_input(
+            node, name, str(steps), f"a whole number from 1, which is every step, to {most}"
+        )
+
+
 def is_off(scale: float) -> bool:
     """Whether a scale switches its leg off, by the same closeness as ComfyUI's own cfg of 1."""
     return math.isclose(scale, 1.0)

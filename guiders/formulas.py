@@ -230,6 +230,29 @@ def distance_to_mean(sigma: Tensor, deviation: float, dimensions: int, flow: boo
     return dimensions**0.5 * deviation * noise / torch.hypot(noise, data).clamp_min(1e-30)
 
 
+def carried_over(
+    delta: Tensor, sigma: Tensor, sigma_now: Tensor, deviation: float, flow: bool
+) -> Tensor:
+    """What to take a difference for at another noise level: ``delta · d(σ′)/d(σ)``.
+
+    Predictions come together as the noise falls, since less is left open to either model. The
+    difference is taken to shrink as the distance ``d`` of a sample from its mean does; see
+    :func:`distance_to_mean`. (This project's own.)
+
+    Args:
+        delta: ``C − R``, or what was made of it, at ``sigma``.
+        sigma: noise level at which it was found, ``[batch]``; a flow model's time, where ``flow``.
+        sigma_now: noise level that it is for, likewise.
+        deviation: ``σ_d``, the standard deviation of the data.
+        flow: whether ``x = (1 − σ) · data + σ · noise`` rather than ``data + σ · noise``.
+
+    Returns:
+        A new tensor of the shape of ``delta``.
+    """
+    found, now = (distance_to_mean(each, deviation, 1, flow) for each in (sigma, sigma_now))
+    return delta * _spread(now / found.clamp_min(1e-30), delta)
+
+
 def norm(a: Tensor) -> Tensor:
     """``‖a‖`` of each sample, ``[batch]``, in 32 bits at least."""
     # In two steps, as one long sum in 32 bits loses digits.

@@ -20,6 +20,7 @@ import comfy.samplers
 from comfy.patcher_extension import WrappersMP
 
 from . import formulas
+from .carried import Carried
 from .compatibility import check_pair, is_off, noise_of
 from .errors import GuidanceError, bad_input
 from .legs import WRAPPER_KEY, Guidance, Push, WeakLeg, require_difference, unguided
@@ -159,9 +160,12 @@ class GuidedRun:
         self._differed = False
         self._weak: _RunningLeg | None = None
         self._bad_version: Reference | None = None
+        self._carried: Carried | None = None
         if guidance.weak is not None:
             self._bad_version = self._weak_reference(guidance.weak)
             self._weak = _RunningLeg(guidance.weak.push, self._noise)
+            if guidance.weak.every > 1:
+                self._carried = Carried(guidance.weak.every, self._noise)
         self._negative: _RunningLeg | None = None
         if not guidance.negative.is_plain:
             self._negative = _RunningLeg(guidance.negative, self._noise)
@@ -390,7 +394,7 @@ class GuidedRun:
         negative = self._negative if _has_negative(conds) else None
         on = [leg for leg in (self._weak, negative) if leg is not None and leg.is_on(call)]
         if reference is self._bad_version:
-            return self._weak in on
+            return self._weak in on and self._is_due(call)
         asked = [shape.asks_for for leg in on for shape in leg.shapes]
         return any(self._others.get(id(each)) is reference for each in asked)
 
@@ -443,13 +447,12 @@ class GuidedRun:
         if self._weak is None:
             return args["denoised"]
         if not self._weak.is_on(call):
+            if self._carried is not None:
+                self._carried.forget()
             call.legs["weak"] = LegAtCall()
             return args["denoised"]
-        R = self._prediction(self._bad_version, call)
+        R = self._bad_prediction(call)
         step = self._step(call, self._weak, self._bad_version, R)
-        if not self._differed:
-            least = self._bad_version.rounding * formulas.norm(step.C).max()
-            self._differed = bool(formulas.norm(step.difference).max() > least)
         delta, scale = self._weak.shaped(self._guidance.weak.scale, step)
         guided = formulas.add_leg(args["denoised"], delta, scale)
         pushed = None if self._recorder is None else guided - args["denoised"]
@@ -474,10 +477,32 @@ class GuidedRun:
     def _weak_difference(self, call: _Call) -> Tensor | None:
         if self._weak is None or not self._weak.is_on(call):
             return None
-        return call.difference(self._bad_version, self._prediction(self._bad_version, call))
+        return call.difference(self._bad_version, self._bad_prediction(call))
 
     def _negative_difference(self, call: _Call) -> Tensor | None:
         return None if call.N is None else call.difference(None, call.N)
+
+    def _is_due(self, call: _Call) -> bool:
+        """Whether the bad version itself is to predict at this call."""
+        return self._carried is None or self._carried.is_due(call.level)
+
+    def _bad_prediction(self, call: _Call) -> Tensor:
+        """The bad version's prediction, or the one that the difference carried over stands for."""
+        key = self._bad_version
+        if key in call.differences:
+            return call.predictions[key]
+        if key not in call.predictions and not self._is_due(call):
+            delta = call.differences[key] = self._carried.at(call.sigma, call.level)
+            call.predictions[key] = call.C - delta
+            return call.predictions[key]
+        R = self._prediction(key, call)
+        delta = call.difference(key, R)
+        if not self._differed:
+            least = key.rounding * formulas.norm(call.C).max()
+            self._differed = bool(formulas.norm(delta).max() > least)
+        if self._carried is not None:
+            self._carried.find(delta, call.sigma, call.level)
+        return R
 
     def _prediction_for(self, call: _Call, conditioning: Conditioning) -> Tensor:
         return self._prediction(self._others[id(conditioning)], call)

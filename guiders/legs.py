@@ -50,6 +50,7 @@ class WeakLeg:
         scale: guidance scale ``w`` of autoguidance (arXiv 2406.02507, eq. 4); 1 is off.
         weak_positive: what the weak model sees; None for the positive conditioning of the run.
         push: schedules and shapes.
+        every: the weak model predicts once in so many steps; see :class:`.carried.Carried`.
         key: under which ComfyUI finds the weak model among a main model's additional ones.
     """
 
@@ -57,6 +58,7 @@ class WeakLeg:
     scale: float
     weak_positive: Conditioning | None = None
     push: Push = Push()
+    every: int = 1
     key: str = field(default_factory=lambda: f"{WRAPPER_KEY}_{uuid.uuid4().hex}")
 
     def weak_model_of(self, main: ModelPatcher) -> ModelPatcher:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+# Samplers compute their sigmas in their own way; neighbours on a schedule lie further apart.
+TOLERANCE = 1e-4
+
 _BISECTIONS = 30
 
 
@@ -40,3 +43,10 @@ class Noise:
                     high = middle
             self._percents[sigma] = (low + high) / 2
         return self._percents[sigma]
+
+    def step_of(self, sigma: float) -> int:
+        """Number of the run's step that ``sigma`` belongs to: 0 for the first one, and above it.
+
+        A step has the sigma that it starts at, and all between that and the next one.
+        """
+        return max(0, sum(each >= sigma * (1 - TOLERANCE) for each in self.sigmas) - 1)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
-State = TypeVar("State")
+from .noise import TOLERANCE
 
-# Samplers compute their sigmas in their own way; neighbours on a schedule lie further apart.
-_TOLERANCE = 1e-4
+State = TypeVar("State")
 
 # More than any sampler goes back within a step. Each may hold latents.
 _KEPT = 4
@@ -40,7 +39,7 @@ class Trajectory(Generic[State]):
             self._visited.pop()
         self._is_between = False
         highest = None
-        while self._visited and self._visited[-1][0] <= sigma * (1 + _TOLERANCE):
+        while self._visited and self._visited[-1][0] <= sigma * (1 + TOLERANCE):
             highest = self._visited.pop()
         if self._visited:
             return self._visited[-1][1]
@@ -50,8 +49,8 @@ class Trajectory(Generic[State]):
         """Remember the state at ``sigma``, after :meth:`before` was asked for it."""
         if self._visited:
             last = self._visited[-1][0]
-            following = next((s for s in self._sigmas if s < last * (1 - _TOLERANCE)), 0.0)
-            self._is_between = sigma > following * (1 + _TOLERANCE)
+            following = next((s for s in self._sigmas if s < last * (1 - TOLERANCE)), 0.0)
+            self._is_between = sigma > following * (1 + TOLERANCE)
         self._visited.append((sigma, state))
         if len(self._visited) > _KEPT:
             del self._visited[0]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from comfy_api.latest import io
 
 from ..guiders import auto
-from ..guiders.compatibility import check_scale, is_off
+from ..guiders.compatibility import check_scale, check_steps, is_off
 from ..guiders.errors import bad_input
 from ..guiders.legs import Guidance, Push, WeakLeg, require_difference
 from ..guiders.probe import Probe
@@ -30,6 +30,8 @@ PATCH_NAME = "Bad-Version Patch"
 # The page finds nodes by their names alone, and many know this one by its paper's word.
 _TITLE = "{} (Autoguidance)"
 
+_MOST_STEPS = 16
+
 # What auto.weak_version does, in words.
 _AUTO = (
     "a U-Net (SD1.5, SDXL) by Weaken Attention, other networks by Weaken by Skipping Blocks, with "
@@ -48,6 +50,21 @@ def _weak_scale_input() -> io.Float.Input:
         tooltip="How hard to push away from the weak model. 1 is off and costs nothing; 1.5 to 3 "
         "makes pictures cleaner and truer to the prompt while they stay varied; far above that "
         "they turn harsh. Below 1 pulls towards the weak model.",
+    )
+
+
+def _weak_every_input() -> io.Int.Input:
+    return io.Int.Input(
+        "weak_every",
+        default=1,
+        min=1,
+        max=_MOST_STEPS,
+        # So that workflows and prompts from before it was there still run.
+        optional=True,
+        tooltip="In how many steps the weak model works once; the steps between use the push that "
+        "it led to last. 1 is every step. 2 to 4 is faster where the weak model is as large as the "
+        "model: 4 makes a quarter of its passes. The higher, the further the picture moves from "
+        "that of 1.",
     )
 
 
@@ -118,6 +135,7 @@ def _weak_leg(
     weak_model: ModelPatcher | None,
     weak_positive: Conditioning | None,
     push: Push,
+    every: int,
 ) -> WeakLeg | None:
     """The leg that the inputs of either node ask for, or None where they ask for none.
 
@@ -127,7 +145,8 @@ def _weak_leg(
         if is_off(weak_scale):
             return None
         weak_model = auto.weak_version(node, model)
-    return WeakLeg(model if weak_model is None else weak_model, weak_scale, weak_positive, push)
+    weak_model = model if weak_model is None else weak_model
+    return WeakLeg(weak_model, weak_scale, weak_positive, push, every)
 
 
 def _pushes(leg: WeakLeg | None, negative: Push) -> bool:
@@ -190,6 +209,7 @@ class BadVersionGuider(io.ComfyNode):
                     "used while no negative prompt is connected.",
                 ),
                 _weak_scale_input(),
+                _weak_every_input(),
                 io.Conditioning.Input(
                     "negative",
                     optional=True,
@@ -220,6 +240,7 @@ class BadVersionGuider(io.ComfyNode):
         positive: Conditioning,
         cfg: float,
         weak_scale: float,
+        weak_every: int = 1,
         negative: Conditioning | None = None,
         weak_model: ModelPatcher | None = None,
         weak_positive: Conditioning | None = None,
@@ -232,6 +253,7 @@ class BadVersionGuider(io.ComfyNode):
         """Build the guider; raise ``GuidanceError`` for inputs that cannot be used."""
         check_scale(GUIDER_NAME, "cfg", cfg)
         check_scale(GUIDER_NAME, "weak_scale", weak_scale)
+        check_steps(GUIDER_NAME, "weak_every", weak_every, _MOST_STEPS)
         # A negative prompt alone is enough to push away from.
         has_weak = negative is None or weak_model is not None or weak_positive is not None
         weak_push = Push(weak_schedule, weak_shape)
@@ -239,7 +261,9 @@ class BadVersionGuider(io.ComfyNode):
         _require_legs(GUIDER_NAME, weak_push, has_weak, negative_push, negative is not None)
         leg = None
         if has_weak:
-            leg = _weak_leg(GUIDER_NAME, model, weak_scale, weak_model, weak_positive, weak_push)
+            leg = _weak_leg(
+                GUIDER_NAME, model, weak_scale, weak_model, weak_positive, weak_push, weak_every
+            )
         pushes = _pushes(leg, negative_push) or (negative is not None and not is_off(cfg))
         show = progress_text(cls) if pushes else None
         guidance = Guidance(GUIDER_NAME, leg, negative_push, probe, show)
@@ -264,6 +288,7 @@ class BadVersionPatch(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The model that makes the picture."),
                 _weak_scale_input(),
+                _weak_every_input(),
                 _weak_model_input(
                     "Left open, with nothing in weak_positive and the negative inputs either, the "
                     f"model is its own bad version, weakened by itself: {_AUTO}."
@@ -285,6 +310,7 @@ class BadVersionPatch(io.ComfyNode):
         cls,
         model: ModelPatcher,
         weak_scale: float,
+        weak_every: int = 1,
         weak_model: ModelPatcher | None = None,
         weak_positive: Conditioning | None = None,
         weak_schedule: tuple[Schedule, ...] = (),
@@ -299,12 +325,15 @@ class BadVersionPatch(io.ComfyNode):
         from it is only checked when sampling starts.
         """
         check_scale(PATCH_NAME, "weak_scale", weak_scale)
+        check_steps(PATCH_NAME, "weak_every", weak_every, _MOST_STEPS)
         weak_push = Push(weak_schedule, weak_shape)
         negative_push = Push(negative_schedule, negative_shape)
         leg = None
         # What is for the sampler's own push alone does not ask for another one.
         if weak_model is not None or weak_positive is not None or negative_push.is_plain:
-            leg = _weak_leg(PATCH_NAME, model, weak_scale, weak_model, weak_positive, weak_push)
+            leg = _weak_leg(
+                PATCH_NAME, model, weak_scale, weak_model, weak_positive, weak_push, weak_every
+            )
         _require_legs(
             PATCH_NAME, weak_push, leg is not None or is_off(weak_scale), negative_push, True
         )

@@ -130,6 +130,12 @@ def test_weak_scale_that_is_not_finite(scale, refused, weak):
     assert str(scale) in refused("weak_scale", weak_model=weak, weak_scale=scale)
 
 
+@pytest.mark.parametrize("steps", [0, 2.5, 17, float("nan")])
+def test_weak_every_that_is_no_number_of_steps(steps, refused, weak):
+    text = refused("weak_every", weak_model=weak, weak_every=steps)
+    assert f"got {steps}. Expected a whole number from 1, which is every step, to 16." in text
+
+
 @pytest.mark.parametrize("cfg", [float("nan"), float("inf")])
 def test_cfg_that_is_not_finite(cfg, guide, main, positive, negative):
     with pytest.raises(ValueError, match=rf"Bad-Version Guider, input 'cfg': got {cfg}"):

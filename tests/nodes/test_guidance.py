@@ -31,6 +31,7 @@ WORKFLOWS_RELY_ON = {
             "positive": "CONDITIONING",
             "cfg": "FLOAT",
             "weak_scale": "FLOAT",
+            "weak_every": "INT",
             "negative": "CONDITIONING",
             "weak_model": "MODEL",
             "weak_positive": "CONDITIONING",
@@ -43,6 +44,7 @@ WORKFLOWS_RELY_ON = {
         {
             "model": "MODEL",
             "weak_scale": "FLOAT",
+            "weak_every": "INT",
             "weak_model": "MODEL",
             "weak_positive": "CONDITIONING",
             **PUSH,
@@ -188,7 +190,7 @@ WORKFLOWS_RELY_ON = {
     ),
 }
 OPTIONAL = {"negative", "weak_model", "weak_positive", "schedule", "shape", *PUSH, "probe", "vae"}
-OPTIONAL |= {*OTHER_PROBES, *SWEPT, "sweep"}
+OPTIONAL |= {*OTHER_PROBES, *SWEPT, "sweep", "weak_every"}
 NEEDED = {
     "GuidanceSchedulePreview": {"schedule"},
     "GuidancePlot": {"probe"},
@@ -275,6 +277,11 @@ def test_numbers_have_bounds_with_the_default_inside(schema):
 def test_scales_can_be_switched_off_and_are_on_at_first(schema):
     for scale in (i for i in numbers(schema) if i.id in ("cfg", "weak_scale")):
         assert scale.min <= 1.0 < scale.default
+
+
+def test_weak_model_works_in_every_step_at_first(schema):
+    for every in (i for i in schema.inputs if i.id == "weak_every"):
+        assert (every.min, every.default, every.optional) == (1, 1, True)
 
 
 def test_blocks_are_chosen_by_the_node_until_the_artist_does(schema):

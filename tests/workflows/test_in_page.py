@@ -197,6 +197,19 @@ def test_page_names_the_checkpoint_that_is_missing(page_in, language):
     assert page.problems() == ["CheckpointLoaderSimple: ckpt_name"]
 
 
+def test_workflow_from_before_weak_every_has_its_values_still(page_in):
+    workflow = copy.deepcopy(SAVED["schedule_interval"])
+    (guider,) = (node for node in workflow["nodes"] if node["type"] == "BadVersionGuider")
+    guider["inputs"] = [slot for slot in guider["inputs"] if slot["name"] != "weak_every"]
+    guider["widgets_values"] = [7.5, 1.25]
+    page = page_in("en")
+    page.page.evaluate("async workflow => { await app.loadGraphData(workflow) }", workflow)
+    inputs = page.prompt()[str(guider["id"])]["inputs"]
+    values = inputs["cfg"], inputs["weak_scale"], inputs["weak_every"]
+    assert values == (7.5, 1.25, 1)
+    assert page.problems() == []
+
+
 def test_missing_node_would_be_noticed(page_in):
     workflow = copy.deepcopy(SAVED["bad_version_digits"])
     workflow["nodes"][1]["type"] = "NoSuchNode"
