@@ -8,7 +8,8 @@ python := build/venv/bin/python
 newest := 0.3.75
 oldest := 0.3.52
 
-.PHONY: help demo test models card playground font bench bench-speed bench-negative lint clean
+.PHONY: help demo test models card playground font bench bench-speed bench-negative \
+	bench-quality lint clean
 
 help:
 	@echo "make demo     see a bad version at work: a real ComfyUI, tiny models, no GPU"
@@ -18,7 +19,8 @@ help:
 	@echo "make font     take the letters of the pack's drawings out of the system's fonts anew"
 	@echo "make playground  train the models of the playground anew, a few minutes"
 	@echo "make bench    measure guidance: bench-speed is its part on time and memory,"
-	@echo "              bench-negative on negative prompts, and on one share for all bad versions"
+	@echo "              bench-negative on negative prompts, and on one share for all bad versions,"
+	@echo "              bench-quality on how good pictures become; it writes docs/results.md (hours)"
 	@echo "make lint     check style only"
 	@echo "make clean    delete what was set up (build/)"
 	@echo
@@ -47,7 +49,7 @@ playground:
 	@$(set_up)
 	$(python) -m playground.training
 
-bench: bench-speed bench-negative
+bench: bench-speed bench-negative bench-quality
 
 bench-speed:
 	@$(set_up)
@@ -56,6 +58,10 @@ bench-speed:
 bench-negative:
 	@$(set_up)
 	cd tests && ../$(python) -m bench.negative
+
+bench-quality:
+	@$(set_up)
+	cd tests && ../$(python) -m bench.quality
 
 lint:
 	@$(set_up)

@@ -10,9 +10,9 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from digits.node_pack import CLASS_NAMES
 from digits.sampling import load_models, sample_latent
 from rig import call, untouched
+from tiny.node_pack import DIGIT_CLASSES
 
 ASSETS = Path(__file__).parents[1] / "assets"
 EMPTY = "none"
@@ -48,7 +48,7 @@ class Drawing:
         if pushes:
             model = self.node("BadVersionPatch", model=model, weak_scale=1.0, **pushes)
         # The tracked posterior is that of ancestral sampling.
-        return self._sample(model, EMPTY, CLASS_NAMES[digit], cfg, "euler_ancestral", 0)
+        return self._sample(model, EMPTY, DIGIT_CLASSES[digit], cfg, "euler_ancestral", 0)
 
     def each(
         self,
@@ -64,7 +64,7 @@ class Drawing:
             negative: that of each digit.
         """
         drawn = [
-            self._sample(model, CLASS_NAMES[digit], negative(digit), cfg, "euler", digit)
+            self._sample(model, DIGIT_CLASSES[digit], negative(digit), cfg, "euler", digit)
             for digit in range(10)
         ]
         return torch.cat(drawn)

@@ -28,8 +28,8 @@ import numpy as np
 from torch import Tensor
 
 from digits.classifier import picture_features, read_digits
-from digits.comfyui import start_comfyui
 from engine.install import ROOT, SetupError, comfyui_path
+from tiny.comfyui import start_comfyui
 
 from .frechet import frechet_distance, real_features
 from .records import Records

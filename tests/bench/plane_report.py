@@ -21,7 +21,7 @@ from .plane_runs import (
     Results,
     Run,
 )
-from .tables import listing, markdown_table, mean_sd
+from .tables import Target, listing, markdown_table, mean_sd
 
 # A loss of coverage is compared where it is so many times what chance makes of none.
 SURE = 2.0
@@ -58,7 +58,7 @@ def compared(results: Results, name: str, seed: int | None = None) -> list[Compa
     )
 
 
-def targets(results: Results) -> list[tuple[str, str, bool]]:
+def targets(results: Results) -> list[Target]:
     """What was to be reached by the bad version, what came, and whether it is reached.
 
     Judged by the mean over the seeds; the worst single seed is told.
@@ -76,7 +76,7 @@ def targets(results: Results) -> list[tuple[str, str, bool]]:
         single = worst([getattr(each, name) for seed in alone for each in seed])
         came = f"{_ratio(most)} times at most, {_ratio(single)} in a single seed"
         reached = most is not None and (most <= HALF if name == "ratio" else most < 1)
-        found.append((f"Two dimensions: {what}", came, reached))
+        found.append(Target(f"Two dimensions: {what}", came, reached))
     return found
 
 

@@ -22,8 +22,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from digits.comfyui import start_comfyui
 from engine.install import ROOT, SetupError, comfyui_path
+from tiny.comfyui import start_comfyui
 
 from .figures import Figure, table
 

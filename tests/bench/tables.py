@@ -5,6 +5,21 @@ from __future__ import annotations
 import itertools
 import statistics
 from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Target(NamedTuple):
+    """What was to be reached.
+
+    Attributes:
+        what: in words.
+        came: what came of it, in words.
+        reached: whether it is.
+    """
+
+    what: str
+    came: str
+    reached: bool
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,0 +1,155 @@
+"""Plots of the ways to guide on pictures, and a sheet of what they draw."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, ScalarFormatter
+from PIL import Image, ImageDraw, ImageFont
+
+from .methods import BOTH, CHEAP, ONE, REFERENCE, SHAPED, WEAK, words
+from .pictures import SEEDS, Report, Row
+from .pictures_report import CLASSIFIER_FREE, INTERVAL, NEGATIVE, UNGUIDED
+from .plane_plots import STYLE
+
+SIZE, DPI = (12.0, 5.4), 110
+# Okabe and Ito's colours, which colour-blind people can tell apart; a marker for each as well.
+LOOKS = {
+    REFERENCE: ("#d55e00", "s"),
+    WEAK: ("#0072b2", "o"),
+    ONE: ("#009e73", "^"),
+    BOTH: ("#cc79a7", "D"),
+    SHAPED: ("#7a7a7a", "x"),
+    CHEAP: ("#e69f00", "v"),
+}
+# On the sheet, in pixels.
+CELL, GAP, MARGIN, LABEL_WIDTH, CAPTION = 72, 10, 20, 250, 26
+EACH = 2  # So many pictures of each class.
+GROUND, TEXT, DIM_TEXT = (24, 25, 28), (235, 235, 235), (160, 160, 165)
+
+
+def plot(report: Report, path: Path) -> None:
+    """Distance over the scale, as the settings were chosen by it, and over what a step costs."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
+        scales, frontier = figure.subplots(1, 2, width_ratios=(1, 1.25))
+        _over_scale(scales, report)
+        _over_passes(frontier, report)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path)
+
+
+def _over_scale(axes: Axes, report: Report) -> None:
+    """One line for each way that has nothing but a scale to choose."""
+    unguided = report.row(UNGUIDED).tried[0][1]
+    axes.axhline(unguided, color="#999999", linestyle=":", label=UNGUIDED)
+    ways = [row for row in report.rows if row.group in (REFERENCE, WEAK) and _is_sweep(row)]
+    for i, row in enumerate(ways):
+        colour, _ = LOOKS[row.group]
+        style = ("-", "--", "-.", ":")[i % 4]
+        scales = [next(iter(setting.values())) for setting, _ in row.tried]
+        distances = [distance for _, distance in row.tried]
+        axes.plot(scales, distances, style, color=colour, marker=".", label=row.name)
+    axes.set_xscale("log")
+    axes.set_xticks([1, 1.5, 2, 3, 4, 8])
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_ylim(0, 2 * unguided)
+    axes.set_xlabel("scale")
+    axes.set_title("Fréchet distance over the scale")
+    axes.legend(fontsize=9)
+
+
+def _is_sweep(row: Row) -> bool:
+    return all(len(setting) == 1 for setting, _ in row.tried)
+
+
+def _over_passes(axes: Axes, report: Report) -> None:
+    for group, (colour, marker) in LOOKS.items():
+        rows = [row for row in report.rows if row.group == group]
+        axes.errorbar(
+            [row.passes for row in rows],
+            [row.mean("distance") for row in rows],
+            [statistics.stdev(row.values("distance")) for row in rows],
+            linestyle="none",
+            marker=marker,
+            color=colour,
+            label=group,
+        )
+    best = frontier(report.rows)
+    axes.step(
+        [row.passes for row in best],
+        [row.mean("distance") for row in best],
+        where="post",
+        color="#000000",
+        alpha=0.35,
+    )
+    for row in best:
+        axes.annotate(
+            row.name,
+            (row.passes, row.mean("distance")),
+            xytext=(4, -10),
+            textcoords="offset points",
+            fontsize=9,
+        )
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("passes of the main model a step")
+    axes.set_title("Fréchet distance over cost")
+    axes.legend(fontsize=9)
+
+
+def frontier(rows: Sequence[Row]) -> list[Row]:
+    """The ways than which none is as good at less cost, by rising cost."""
+    best: list[Row] = []
+    for row in sorted(rows, key=lambda row: (row.passes, row.mean("distance"))):
+        if not best or row.mean("distance") < best[-1].mean("distance"):
+            best.append(row)
+    return best
+
+
+def shown(report: Report) -> list[Row]:
+    """The ways that are worth looking at."""
+    names = (UNGUIDED, CLASSIFIER_FREE, INTERVAL, NEGATIVE)
+    return [*(report.row(name) for name in names), report.best(ONE), report.best(WEAK)]
+
+
+def draw_sheet(report: Report, classes: Sequence[str], studio: object, ways: Sequence) -> Image:
+    """Pictures of some ways at their best settings, from the same noise.
+
+    Args:
+        report: with the settings.
+        classes: names of what is drawn.
+        studio: which draws.
+        ways: all ways to guide.
+    """
+    by_name = {way.name: way for way in ways}
+    rows = shown(report)
+    width = LABEL_WIDTH + len(classes) * (CELL + GAP) + 2 * MARGIN
+    height = len(rows) * (EACH * CELL + GAP) + CAPTION + 2 * MARGIN
+    sheet = Image.new("RGB", (width, height), GROUND)
+    draw = ImageDraw.Draw(sheet)
+    for column, name in enumerate(classes):
+        x = MARGIN + LABEL_WIDTH + column * (CELL + GAP) + CELL // 2
+        draw.text((x, MARGIN), name, DIM_TEXT, ImageFont.load_default(13), anchor="ma")
+    for i, row in enumerate(rows):
+        top = MARGIN + CAPTION + i * (EACH * CELL + GAP)
+        distance = f"distance {row.mean('distance'):.3f}"
+        lines = [(row.name, 18, TEXT), (words(row.setting), 13, DIM_TEXT), (distance, 13, DIM_TEXT)]
+        for j, (text, size, colour) in enumerate(lines):
+            place = (MARGIN, top + CELL - 24 + 24 * j)
+            draw.text(place, text, colour, ImageFont.load_default(size), anchor="lm")
+        inputs = by_name[row.name].inputs(**row.setting)
+        pictures, labels = studio.draw(inputs, EACH * len(classes), SEEDS[0])
+        for label in range(len(classes)):
+            for j, picture in enumerate(pictures[labels == label]):
+                pixels = (picture * 255).round().to(torch.uint8).numpy()
+                place = (MARGIN + LABEL_WIDTH + label * (CELL + GAP), top + j * CELL)
+                small = Image.fromarray(pixels)
+                sheet.paste(small.resize((CELL, CELL), Image.Resampling.BICUBIC), place)
+    return sheet

@@ -1,0 +1,137 @@
+"""What the comparison on drawn pictures says, as a section of docs/results.md."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .methods import BOTH, CHEAP, ONE, REFERENCE, SHAPED, WEAK, words
+from .pictures import CHOOSING_SEED, FEWER, SEEDS, Report, Row
+from .tables import Target, listing, markdown_table, mean_sd
+
+GROUPS = (REFERENCE, WEAK, ONE, CHEAP, BOTH, SHAPED)
+UNGUIDED, CLASSIFIER_FREE = "no guidance", "classifier-free"
+INTERVAL, NEGATIVE = "interval", "negative prompt"
+# Of the main model's two distances, how often that between two halves of the real pictures.
+UNDERFITTING = 5.0
+# What a step may cost that is called cheap, in passes.
+CHEAP_PASSES = 1.25
+
+
+def section(report: Report, pictures: str) -> str:
+    """The tables and plots of one kind of pictures, in Markdown.
+
+    Args:
+        pictures: folder of the plots, from the page.
+    """
+    parts = [_intro(report), _plots(report, pictures)]
+    for group in GROUPS:
+        rows = [row for row in report.rows if row.group == group]
+        if rows:
+            parts.append(f"### {report.kind.capitalize()}: {group}\n\n{table(rows)}")
+    return "\n\n".join(parts)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Ways by their distance, the best first."""
+    header = [
+        "way",
+        "setting",
+        "distance",
+        "in pixels",
+        "precision",
+        "recall",
+        "density",
+        "coverage",
+        "right",
+        "passes",
+    ]
+    shares = ("precision", "recall", "density", "coverage")
+    lines = [
+        [
+            row.name,
+            words(row.setting) or "–",
+            mean_sd(row.values("distance"), 3),
+            mean_sd(row.values("pixels"), 3),
+            *(mean_sd(row.values(share), 2) for share in shares),
+            mean_sd(row.values("right"), 1, percent=True),
+            f"{row.passes:.2f}",
+        ]
+        for row in sorted(rows, key=lambda row: row.mean("distance"))
+    ]
+    return markdown_table(header, lines)
+
+
+def _intro(report: Report) -> str:
+    unguided = report.row(UNGUIDED)
+    features, pixels = (
+        unguided.mean(measure) / half
+        for measure, half in zip(("distance", "pixels"), report.halves, strict=True)
+    )
+    return (
+        f"Each run draws {report.count:,} pictures from the same noise, measured against "
+        f"{report.real:,} real ones. Figures are means of the seeds {listing(SEEDS)} ± one "
+        f"standard deviation; the setting of each way was chosen on seed {CHOOSING_SEED} with "
+        f"{FEWER} pictures, by the distance. Two halves of the real pictures are "
+        f"{report.halves[0]:.3f} apart, in pixels {report.halves[1]:.4f}; the main model without "
+        f"guidance is at {features:.1f} and {pixels:.1f} times that."
+    )
+
+
+def _plots(report: Report, pictures: str) -> str:
+    kind = report.kind
+    return "\n\n".join(
+        f"![{alt}]({pictures}/{kind}_{name}.{ending})"
+        for alt, name, ending in (
+            (f"{kind}: what each way draws", "sheet", "jpg"),
+            (f"{kind}: distance over scale, and over passes", "plots", "png"),
+        )
+    )
+
+
+def targets(report: Report) -> list[Target]:
+    """What the project set out to reach on pictures, and whether this kind reaches it."""
+    unguided, free, interval = (report.row(name) for name in (UNGUIDED, CLASSIFIER_FREE, INTERVAL))
+    weak = report.best(WEAK)
+    one = report.best(ONE)
+    covered = weak.mean("coverage") >= unguided.mean("coverage")
+    coverage = f"coverage {weak.mean('coverage'):.2f}, unguided {unguided.mean('coverage'):.2f}"
+    return [
+        _at_most("best weak checkpoint over classifier-free", weak, free, 0.60),
+        _at_most("best weak checkpoint over interval", weak, interval, 0.80),
+        Target("coverage of the best weak checkpoint, at least the unguided", coverage, covered),
+        _at_most("one checkpoint over classifier-free", one, free, 0.80),
+        _cheap(report, unguided),
+        Target(
+            f"the main model unguided, at least {UNDERFITTING:g} times two halves of the real",
+            f"{unguided.mean('distance') / report.halves[0]:.1f} times",
+            unguided.mean("distance") >= UNDERFITTING * report.halves[0],
+        ),
+    ]
+
+
+def _at_most(what: str, row: Row, other: Row, most: float) -> Target:
+    ratio = row.mean("distance") / other.mean("distance")
+    each = [a / b for a, b in zip(row.values("distance"), other.values("distance"), strict=True)]
+    return Target(
+        f"distance, {what}, at most {most:.2f}",
+        f"{ratio:.2f} ({row.name}; by seed {listing([f'{one:.2f}' for one in each])})",
+        ratio <= most,
+    )
+
+
+def _cheap(report: Report, unguided: Row) -> Target:
+    full = report.best(WEAK)
+    cheap = [
+        row for row in report.rows if row.group in (WEAK, CHEAP) and row.passes <= CHEAP_PASSES
+    ]
+    what = f"gain at {CHEAP_PASSES:g} passes a step, at least 90 % of that of the best weak one"
+    if not cheap:
+        return Target(what, "no way is so cheap", False)
+    best = min(cheap, key=lambda row: row.mean("distance"))
+    share = gain(best, unguided) / gain(full, unguided)
+    return Target(what, f"{share:.0%} ({best.name}, {best.passes:.2f} passes)", share >= 0.9)
+
+
+def gain(row: Row, unguided: Row) -> float:
+    """How much nearer to the real pictures a way comes than no guidance."""
+    return unguided.mean("distance") - row.mean("distance")
