@@ -15,7 +15,7 @@ help:
 	@echo "make demo     see a bad version at work: a real ComfyUI, tiny models, no GPU"
 	@echo "make test     check style and run all tests, on ComfyUI $(newest) and $(oldest)"
 	@echo "make models   train the tiny models of demo and tests anew"
-	@echo "make card     measure the tiny models, and write tests/assets/README.md"
+	@echo "make card     measure the tiny models, and write tests/assets/README.md and EMOJI.md"
 	@echo "make font     take the letters of the pack's drawings out of the system's fonts anew"
 	@echo "make playground  train the models of the playground anew, a few minutes"
 	@echo "make bench    measure guidance: bench-speed is its part on time and memory,"
@@ -31,13 +31,18 @@ demo:
 	@$(set_up)
 	@$(python) tests/demo.py
 
+# With one thread they make the same weights and the same figures again.
+models card: export OMP_NUM_THREADS = 1
 models:
 	@$(set_up)
 	cd tests && ../$(python) -m digits.train
+	cd tests && ../$(python) -m emoji.train
+	@$(MAKE) card
 
 card:
 	@$(set_up)
 	cd tests && ../$(python) -m digits.evaluate
+	cd tests && ../$(python) -m emoji.evaluate
 
 font:
 	@$(set_up)

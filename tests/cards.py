@@ -11,8 +11,9 @@ import copy
 import io
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,17 @@ SIDE = 512
 LABEL = 40
 EDGE = 12
 MOST_GROUND = 4  # Around a picture, in its own pixels: what is cut off.
+FRAME = 2  # The same: what is put around a picture that has no ground of its own.
 FAINT = 24  # Of 255: what differs from the ground by more belongs to a digit.
-GROUND = (14, 17, 26)  # That of the pictures themselves.
+GROUND = (14, 17, 26)  # That of the digits themselves.
 TEXT = (232, 234, 240)
 DIM_TEXT = (140, 147, 163)
 ACCENT = (120, 200, 255)
 
 OFF = {"cfg": 1.0, "weak_scale": 1.0}
+# The widget that says what the tiny models draw, by the class of the node that has it.
+SUBJECTS = {"DigitConditioning": "digit", "EmojiConditioning": "emoji"}
+EMPTY = "none"
 
 
 @dataclass(frozen=True)
@@ -67,22 +72,27 @@ class Card:
 
     Attributes:
         rows: what to write above the pictures of each sampler of the workflow, from top to bottom.
-        digits: what to draw, one picture each; None for the batch of the workflow as it is saved.
-        first_seed: that of the digit 0; each other digit has as much more as it says.
+        subjects: what to draw, one picture each; None for the batch of the workflow as it is saved.
+        seeds: for the noise of each subject.
         without: what to compare with, above the rows of the workflow.
     """
 
     rows: tuple[str, ...]
-    digits: tuple[int, ...] | None = (5, 6, 9)
-    first_seed: int = 0
+    subjects: tuple[str, ...] | None = ("5", "6", "9")
+    seeds: tuple[int, ...] = (5, 6, 9)
     without: tuple[Without, ...] = (Without(),)
 
 
 CARDS = {
     "bad_version_digits": Card(rows=("away from a weaker model, with cfg",)),
+    "bad_version_emoji": Card(
+        rows=("away from an earlier version, with cfg",),
+        subjects=("face", "heart", "person"),
+        seeds=(8, 6, 3),
+    ),
     "dynamic_negative": Card(
         rows=("no 3: dynamic negative, cfg 6",),
-        digits=None,
+        subjects=None,
         without=(
             Without("digits of any kind", unplugged=("negative_schedule",)),
             Without("no 3: negative prompt, cfg 6", off=False, unplugged=("negative_schedule",)),
@@ -91,8 +101,8 @@ CARDS = {
     "one_checkpoint": Card(rows=("away from a bad version of itself",)),
     "schedule_interval": Card(
         rows=("weak_scale 5, from 20 to 80 %",),
-        digits=(0, 1, 7),
-        first_seed=20,
+        subjects=("0", "1", "7"),
+        seeds=(20, 21, 27),
         without=(
             Without(),
             Without("weak_scale 5, at every step", off=False, unplugged=("weak_schedule",)),
@@ -100,8 +110,8 @@ CARDS = {
     ),
     "shape_apg": Card(
         rows=("cfg 8, projected (APG)",),
-        digits=(1, 7, 9),
-        first_seed=10,
+        subjects=("1", "7", "9"),
+        seeds=(11, 17, 19),
         without=(
             Without(),
             Without("cfg 8", off=False, unplugged=("negative_shape",)),
@@ -109,7 +119,8 @@ CARDS = {
     ),
     "weaken_lora": Card(
         rows=("away from the model without it", "away from beyond the base"),
-        digits=(0, 2, 3),
+        subjects=("0", "2", "3"),
+        seeds=(0, 2, 3),
         without=(Without("LoRA for bold strokes, at half strength"),),
     ),
     "weaken_passes": Card(rows=("away from blurred attention", "away from a skipped block")),
@@ -122,7 +133,7 @@ SHEETS: dict[str, str] = {
     "compare_scales": "LabelledGrid",
     "playground": "GuidancePlayground",
 }
-# What cannot run on the digits shows how its nodes hang together.
+# What cannot run on the tiny models shows how its nodes hang together.
 CHAINS = {"one_checkpoint_sd": ("Load Checkpoint", "Bad-Version Patch", "KSampler")}
 
 
@@ -145,12 +156,19 @@ def set_inputs(prompt: Prompt, **values: Any) -> Prompt:
     return prompt
 
 
-def with_digit(prompt: Prompt, digit: int) -> Prompt:
-    """The prompt, for another digit. The empty prompt stays."""
+def subjects_of(object_info: Mapping[str, Any], class_type: str) -> list[str]:
+    """What the tiny models can draw whose prompts are of this class, without the empty prompt."""
+    _, widget = object_info[class_type]["input"]["required"][SUBJECTS[class_type]]
+    return [option for option in widget["options"] if option != EMPTY]
+
+
+def with_subject(prompt: Prompt, subject: str) -> Prompt:
+    """The prompt, for something else to draw. The empty prompt stays."""
     prompt = copy.deepcopy(prompt)
     for node in prompt.values():
-        if node["class_type"] == "DigitConditioning" and node["inputs"]["digit"] != "none":
-            node["inputs"]["digit"] = str(digit)
+        widget = SUBJECTS.get(node["class_type"])
+        if widget is not None and node["inputs"][widget] != EMPTY:
+            node["inputs"][widget] = subject
     return prompt
 
 
@@ -187,8 +205,8 @@ def draw(server: Server, name: str) -> Image.Image:
         return draw_sheet(server, prompt, SHEETS[name])
     card = CARDS[name]
     prompts = [prompt]
-    if card.digits is not None:
-        prompts = [drawn(prompt, digit, card.first_seed + digit) for digit in card.digits]
+    if card.subjects is not None:
+        prompts = list(map(partial(drawn, prompt), card.subjects, card.seeds))
     labels = [*(each.label for each in card.without), *card.rows]
     rows: list[list[Image.Image]] = [[] for _ in labels]
     for pushed in prompts:
@@ -199,9 +217,9 @@ def draw(server: Server, name: str) -> Image.Image:
     return draw_rows(labels, rows, dim=len(card.without))
 
 
-def drawn(prompt: Prompt, digit: int, seed: int) -> Prompt:
-    """The prompt, for another digit and another noise."""
-    return set_inputs(with_digit(prompt, digit), seed=seed, noise_seed=seed)
+def drawn(prompt: Prompt, subject: str, seed: int) -> Prompt:
+    """The prompt, for something else to draw and another noise."""
+    return set_inputs(with_subject(prompt, subject), seed=seed, noise_seed=seed)
 
 
 def draw_rows(
@@ -228,14 +246,20 @@ def draw_rows(
         colour = DIM_TEXT if i < dim else TEXT
         draw.text(place, label, colour, ImageFont.load_default(25), anchor="mm")
         for j, picture in enumerate(pictures):
-            picture = ImageOps.crop(picture, edge).resize((cell, cell), Image.Resampling.BICUBIC)
+            picture = ImageOps.crop(picture, edge) if edge else framed(picture)
+            picture = picture.resize((cell, cell), Image.Resampling.BICUBIC)
             line, column = divmod(j, columns)
             card.paste(picture, (left + column * cell, top + LABEL + line * cell))
     return card
 
 
+def framed(picture: Image.Image) -> Image.Image:
+    """A picture with a little ground around it, which keeps it apart from its neighbours."""
+    return ImageOps.expand(picture, FRAME, GROUND)
+
+
 def ground_around(picture: Image.Image) -> int:
-    """How many of the outermost pixels of a digit are ground only, and may be cut off."""
+    """How many of the outermost pixels of a picture are ground only, and may be cut off."""
     far = ImageChops.difference(picture, Image.new("RGB", picture.size, GROUND)).convert("L")
     box = far.point(lambda value: 255 if value > FAINT else 0).getbbox()
     if box is None:

@@ -1,4 +1,4 @@
-"""Tiny real diffusion models of handwritten digits, for the tests and the demo.
+"""Tiny real diffusion models of handwritten digits, for workflows, tests and benchmarks.
 
 Everything here starts from scikit-learn's 1,797 handwritten digits. The commands:
 

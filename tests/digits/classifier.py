@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from sklearn.svm import SVC
 from torch import Tensor
 
-from .pictures import digit_split, draw
+from .pictures import Stroke, digit_split, draw
 
 # Each training digit is seen plain and this many times with a small random shift, turn and
 # stretch, as the diffusion models' pictures have them.
@@ -45,11 +45,11 @@ def read_digits(images: Tensor) -> np.ndarray:
     return digit_classifier().predict(picture_features(images))
 
 
-def held_out_accuracy(bold: bool = False) -> float:
+def held_out_accuracy(stroke: Stroke = "plain") -> float:
     """Share of the 360 held-out real digits that the classifier reads right, 0..1."""
     split = digit_split()
     generator = torch.Generator().manual_seed(1)
-    pictures = draw(split.held_out_images, generator, augment=False, bold=bold)
+    pictures = draw(split.held_out_images, generator, augment=False, stroke=stroke)
     return float((read_digits(pictures.movedim(1, -1)) == split.held_out_labels.numpy()).mean())
 
 

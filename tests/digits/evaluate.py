@@ -1,206 +1,119 @@
-"""Measure the tiny models and write the card beside them.
+"""Measure the tiny digit models and write the card beside them.
 
     make card
+    cd tests && ../build/venv/bin/python -m digits.evaluate --sheet /tmp/sheet.png
 
 Every figure on the card comes from here, through ComfyUI's own loaders and sampler.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import math
-import platform
-from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from PIL import Image
-from safetensors import safe_open
 from torch import Tensor
 
 from engine.install import comfyui_path
 from engine.library import load_nodes
+from tiny.card import (
+    Way,
+    circumstances,
+    command,
+    describe,
+    draw,
+    reading_table,
+    reconstruction_psnr,
+)
+from tiny.judge import CLASSES, load_judge
 
+from . import pictures
 from .classifier import held_out_accuracy, read_digits
-from .comfyui import start_comfyui
-from .pictures import digit_split, draw, ink_share
-from .progress import Progress
+from .pictures import Stroke, digit_split, ink_share
 
-if TYPE_CHECKING:
-    from comfy.model_patcher import ModelPatcher
-    from comfy.sd import VAE
-
-ASSETS = Path(__file__).parents[1] / "assets"
-FILES = (
+WORKFLOW_FILES = (
     "digits_main.safetensors",
     "digits_weak.safetensors",
     "digits_bold_lora.safetensors",
     "digits_vae.safetensors",
 )
+BENCH_FILES = (
+    "digits_underfit_main.safetensors",
+    "digits_underfit_earlier.safetensors",
+    "digits_underfit_smaller.safetensors",
+    "digits_underfit_weak.safetensors",
+    "digits_judge.safetensors",
+)
 AUTOGUIDANCE_SCALES = (2.0, 2.5)
 CFG_SCALES = (2.0,)
-SHEET_SAMPLES = 2  # of each digit
 MAIN_ALONE = "main model alone"
 MAIN_BOLD = "main with the LoRA for bold strokes"
 
 
-@dataclass(frozen=True)
-class Reading:
-    """How many pictures of one way of sampling the classifier reads as the digit asked for."""
-
-    method: str
-    right: int
-    pictures: int
-    worst_digit: int
-    worst_share: float
-
-
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--per-digit", type=int, default=100, help="samples of each digit")
-    parser.add_argument("--sheet", type=Path, help="also write a PNG with some of the samples")
-    options = parser.parse_args()
-    write_card(ASSETS, options.per_digit, options.sheet)
-
-
-def write_card(folder: Path, per_digit: int, sheet: Path | None = None) -> None:
+def write_card(folder: Path, each: int, sheet: Path | None = None) -> None:
     """Measure the models in `folder` and write `folder/README.md`.
 
     Args:
-        per_digit: samples of each digit for every way of sampling.
-        sheet: where to write a PNG with some of the samples, one row per way of sampling.
+        each: pictures of each digit for every way of sampling.
+        sheet: where to write a PNG with some of the pictures, one row per way of sampling.
     """
-    start_comfyui()
     from rig import call
+    from tiny.node_pack import DIGIT_CLASSES
 
-    from .sampling import load_models, sample_digits, with_bold_lora
+    from .sampling import load_models, with_bold_lora
 
     models = load_models(folder)
     patch = load_nodes(comfyui_path())["BadVersionPatch"]
-    ways: list[tuple[str, ModelPatcher, float]] = [
-        ("weak model alone", models.weak, 1.0),
-        (MAIN_ALONE, models.main, 1.0),
-    ]
+    ways = [Way("weak model alone", models.weak), Way(MAIN_ALONE, models.main)]
     for scale in AUTOGUIDANCE_SCALES:
         (guided,) = call(patch, model=models.main, weak_model=models.weak, weak_scale=scale)
-        ways.append((f"main, autoguidance with the weak one, w = {scale}", guided, 1.0))
+        ways.append(Way(f"main, autoguidance with the weak one, w = {scale}", guided))
     for scale in CFG_SCALES:
-        ways.append((f"main, classifier-free guidance, scale {scale}", models.main, scale))
-    ways.append((MAIN_BOLD, with_bold_lora(models.main, folder), 1.0))
+        ways.append(Way(f"main, classifier-free guidance, scale {scale}", models.main, scale))
+    ways.append(Way(MAIN_BOLD, with_bold_lora(models.main, folder)))
 
-    readings, rows, ink = [], [], {}
-    for method, model, cfg in ways:
-        progress = Progress(method, 10)
-        pictures = sample_digits(model, models.vae, per_digit, cfg=cfg, progress=progress.step)
-        readings.append(_read(method, pictures))
-        ink[method] = ink_share(pictures)
-        print(f"{method}: {readings[-1].right} of {readings[-1].pictures} read right", flush=True)
-        rows.append(pictures.unflatten(0, (10, per_digit))[:, :SHEET_SAMPLES])
-    if sheet is not None:
-        save_sheet(rows, sheet)
-    card = _card(folder, readings, ink, _reconstruction_psnr(models.vae))
+    readings, ink = [], {}
+    for reading, drawn in draw(ways, models.vae, each, read_digits, sheet):
+        readings.append(reading)
+        ink[reading.way] = ink_share(drawn)
+
+    files = describe(folder, (*WORKFLOW_FILES, *BENCH_FILES))
+    judge = load_judge(folder / "digits_judge.safetensors")
+    read = judge.read(held_out_pictures("varied"))
+    card = CARD.format(
+        files=files,
+        readings=reading_table(readings, DIGIT_CLASSES, "digit"),
+        pictures=CLASSES * each,
+        each=each,
+        accuracy=held_out_accuracy(),
+        bold_accuracy=held_out_accuracy("bold"),
+        judge_accuracy=float((read == digit_split().held_out_labels).float().mean()),
+        ink=ink[MAIN_ALONE],
+        lora_ink=ink[MAIN_BOLD],
+        real_ink=ink_share(held_out_pictures("plain")),
+        real_bold_ink=ink_share(held_out_pictures("bold")),
+        psnr=reconstruction_psnr(models.vae, held_out_pictures("plain")),
+        circumstances=circumstances(),
+    )
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def save_sheet(rows: list[Tensor], path: Path) -> None:
-    """Write a PNG with one row per way of sampling, each [10, n, H, W, 3] in 0..1."""
-    strips = [torch.cat(list(row.flatten(0, 1)), dim=1) for row in rows]
-    sheet = (torch.cat(strips) * 255).round().to(torch.uint8)
-    Image.fromarray(sheet.cpu().numpy()).save(path)
-
-
-def _read(method: str, pictures: Tensor) -> Reading:
-    """Pictures [10 * n, H, W, 3], sorted by digit."""
-    per_digit = len(pictures) // 10
-    right = read_digits(pictures) == np.repeat(np.arange(10), per_digit)
-    shares = right.reshape(10, per_digit).mean(axis=1)
-    return Reading(method, int(right.sum()), len(right), int(shares.argmin()), float(shares.min()))
-
-
-@torch.no_grad()
-def _reconstruction_psnr(vae: VAE) -> float:
-    """PSNR in dB of the 360 held-out digits, encoded and decoded."""
-    pictures = draw(digit_split().held_out_images, torch.Generator().manual_seed(2))
-    pictures = pictures.movedim(1, -1)
-    error = vae.decode(vae.encode(pictures)).cpu() - pictures
-    return -10 * math.log10(error.square().mean().item())
-
-
-def _ink_of_real_digits(bold: bool) -> float:
+def held_out_pictures(stroke: Stroke) -> Tensor:
+    """The 360 held-out digits, each drawn once; [360, 64, 64, 3] in 0..1."""
+    generator = torch.Generator().manual_seed(2)
     images = digit_split().held_out_images
-    return ink_share(draw(images, torch.Generator().manual_seed(2), bold=bold).movedim(1, -1))
-
-
-def _card(folder: Path, readings: list[Reading], ink: dict[str, float], psnr: float) -> str:
-    import comfyui_version
-
-    files, total = [], 0
-    for name in FILES:
-        path = folder / name
-        content = path.read_bytes()
-        total += len(content)
-        with safe_open(path, framework="pt") as stored:
-            recipe = json.loads(stored.metadata()["recipe"])
-            names = stored.keys()
-            elements = sum(math.prod(stored.get_slice(name).get_shape()) for name in names)
-        files.append((name, elements, len(content), sha256(content).hexdigest(), recipe))
-
-    def table(header: str, lines: list[str]) -> str:
-        rule = "|" + " --- |" * header.count(" | ") + " --- |"
-        return "\n".join([f"| {header} |", rule, *lines])
-
-    file_table = table(
-        "file | weights | bytes | SHA-256",
-        [f"| `{n}` | {e:,} | {b:,} | `{h}` |" for n, e, b, h, _ in files],
-    )
-    recipe_table = table(
-        "file | how it was trained",
-        [
-            f"| `{n}` | " + ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in r.items()) + " |"
-            for n, _, _, _, r in files
-        ],
-    )
-    reading_table = table(
-        "way of sampling | read right | worst digit",
-        [
-            f"| {r.method} | {r.right / r.pictures:.1%} | {r.worst_digit}, {r.worst_share:.0%} |"
-            for r in readings
-        ],
-    )
-    return CARD.format(
-        file_table=file_table,
-        total=total,
-        recipe_table=recipe_table,
-        reading_table=reading_table,
-        pictures=readings[0].pictures,
-        per_digit=readings[0].pictures // 10,
-        accuracy=held_out_accuracy(),
-        bold_accuracy=held_out_accuracy(bold=True),
-        ink=ink[MAIN_ALONE],
-        lora_ink=ink[MAIN_BOLD],
-        real_ink=_ink_of_real_digits(bold=False),
-        real_bold_ink=_ink_of_real_digits(bold=True),
-        psnr=psnr,
-        comfyui=comfyui_version.__version__,
-        torch=torch.__version__,
-        machine=platform.machine(),
-    )
+    return pictures.draw(images, generator, stroke=stroke).movedim(1, -1)
 
 
 CARD = """\
 # Tiny digit models
 
-Small, real models for the tests and the demo. They draw handwritten digits, 64x64 pixels, and load
-through ComfyUI's ordinary loader nodes.
+Small, real models for the workflows, the tests and the benchmarks. They draw handwritten digits,
+64x64 pixels, and load through ComfyUI's ordinary loader nodes. [EMOJI.md](EMOJI.md) is about those
+that draw emoji.
 
-{file_table}
+{files.files}
 
-Together {total:,} bytes.
+Together {files.total:,} bytes.
 
 - `digits_main.safetensors` and `digits_weak.safetensors`: SD3-type transformers, 4 blocks of width
   256 and 2 blocks of width 128. Put them into `models/diffusion_models`, load them with
@@ -211,45 +124,59 @@ Together {total:,} bytes.
   *LoraLoaderModelOnly*.
 - `digits_vae.safetensors`: a TAESD-type autoencoder with 16 latent channels. Put it into
   `models/vae`, load it with *Load VAE*.
-- Prompt: *Digit Conditioning* from `tests/digits/node_pack`, "0" to "9" or "none". It gives
+- `digits_underfit_main.safetensors` and the three beside it: a main model that was stopped while it
+  still learned fast, and bad versions of it, for the benchmark: where there is nothing left to
+  learn, no way to guide can show what it is worth. They were trained on strokes from thin to bold.
+  The earlier one is the main model after half of its steps, the smaller one has half of its depth,
+  the weak one is both. They load as the other two do, and use the same autoencoder.
+- `digits_judge.safetensors`: a small convolutional classifier of pictures of digits, trained on
+  real ones with strokes from thin to bold. It is the benchmark's; ComfyUI has no loader for it.
+- Prompt: *Digit Conditioning* from `tests/tiny/node_pack`, "0" to "9" or "none". It gives
   the context `[1, 2, 16]`, a start token and the class token, and `pooled_output` `[1, 16]`, the
   class again, all of them one-hot times 4.
-- Latents: *EmptySD3LatentImage*, 64x64 pixels. Now and then the models were trained at 96x96, 64x96
-  and 96x64 as well; 256x256 is the largest size that they accept.
+- Latents: *EmptySD3LatentImage*, 64x64 pixels. Now and then main and weak model were trained at
+  96x96, 64x96 and 96x64 as well; 256x256 is the largest size that they accept.
 
 ## Figures
 
-Every way of sampling draws the same {pictures:,} pictures, {per_digit} of each digit, from the same
+Every way of sampling draws the same {pictures:,} pictures, {each} of each digit, from the same
 noise. A support vector machine trained on real digits reads the digit that was asked for in:
 
-{reading_table}
+{readings}
 
 The LoRA makes strokes bolder: they cover {lora_ink:.1%} of the main model's pictures with it, and
 {ink:.1%} without. Of the held-out real digits, drawn bold as the LoRA was trained on them, they
-cover {real_bold_ink:.1%}; drawn as the models were trained on them, {real_ink:.1%}. The classifier
-has seen no bold digit in its training: of those real ones it reads {bold_accuracy:.1%} right.
+cover {real_bold_ink:.1%}; drawn as the models were trained on them, {real_ink:.1%}. The support
+vector machine has seen no bold digit in its training: of those real ones it reads
+{bold_accuracy:.1%} right.
 
-Euler, 20 steps, scheduler *simple*, ComfyUI {comfyui}, torch {torch}, on the CPU ({machine}). The
-same classifier reads {accuracy:.1%} of 360 held-out real digits right. The autoencoder returns
+{circumstances}. The
+support vector machine reads {accuracy:.1%} of 360 held-out real digits right; the convolutional
+classifier reads {judge_accuracy:.1%}, with strokes from thin to bold. The autoencoder returns
 held-out digits with a PSNR of {psnr:.1f} dB.
 
 ## Making
 
-{recipe_table}
+{files.recipes}
 
     make models    # makes the files and this page
     make card      # measures the files and makes this page
+
+With one thread, as `make models` has it, training gives the same bits again on the same machine.
+These files were made earlier, the first four with two threads, the others from pictures that were
+rounded in another way: made anew, they come out alike, but not bit for bit the same.
 
 Data: the 1,797 handwritten digits of scikit-learn's `load_digits`, which are the test set of
 *Optical Recognition of Handwritten Digits* (E. Alpaydin and C. Kaynak, UCI Machine Learning
 Repository, CC BY 4.0). 1,437 were trained on, 360 were held out from everything. The hue of the
 ink is random.
 
-Weights: float16, but for the matrices of the context stream and the encoder, which are float8
-(e4m3fn) and were frozen at their rounded values before training ended. ComfyUI computes in
-whatever precision it finds right for the machine, float32 on a CPU.
+Weights: float16, but for some matrices of the first two models and of the autoencoder, those of the
+context stream and of the encoder, which are float8 (e4m3fn) and were frozen at their rounded values
+before training ended. ComfyUI computes in whatever precision it finds right for the machine,
+float32 on a CPU.
 """
 
 
 if __name__ == "__main__":
-    main()
+    command(__doc__.splitlines()[0], each=100, write=write_card)

@@ -1,13 +1,7 @@
-"""Train a LoRA on the main model: low-rank additions to its weights that make its digits bold.
+"""Train a LoRA on the main model: low-rank additions to its weights that make its digits bold."""
 
-    cd tests && ../build/venv/bin/python -m digits.lora
-
-It starts from the stored models, so that this command and `make models` end with the same file.
-"""
-
-import argparse
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -16,30 +10,13 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .comfyui import start_comfyui
-from .progress import Progress
+from tiny.progress import Progress
+from tiny.recipes import LoraRecipe
+
+from .pictures import training_source
 
 # Where the picture's own stream is changed, in every block.
 ADAPTED = ("x_block.attn.qkv", "x_block.attn.proj", "x_block.mlp.fc1", "x_block.mlp.fc2")
-
-
-@dataclass(frozen=True)
-class LoraRecipe:
-    """How the LoRA is made.
-
-    Attributes:
-        rank: of each addition.
-        steps: training steps; the learning rate falls to 0 over them.
-        batch: samples per step.
-        learning_rate: of AdamW, at the start.
-        seed: for the additions and everything drawn.
-    """
-
-    rank: int
-    steps: int
-    batch: int
-    learning_rate: float
-    seed: int
 
 
 class Lora(nn.Module):
@@ -80,15 +57,17 @@ def _add(
 
 
 def train_lora(folder: Path, recipe: LoraRecipe) -> None:
-    """Train on bold digits and write `digits_bold_lora.safetensors` beside the models."""
+    """Train on bold digits and write `digits_bold_lora.safetensors` beside the stored models."""
     # These import ComfyUI, which must have been started before.
-    from .diffusion import adamw, encode_pictures, flow_matching_loss, optimize
-    from .sampling import load_models
+    from tiny.diffusion import adamw, encode_pictures, flow_matching_loss, optimize
+    from tiny.sampling import load_model, load_vae
 
-    models = load_models(folder)
-    network = models.main.model.diffusion_model.requires_grad_(False)
-    vae = models.vae.first_stage_model
-    banks = encode_pictures(vae, copies=2, seed=recipe.seed, sizes=[(8, 8)], bold=True)
+    main = load_model(folder / "digits_main.safetensors")
+    network = main.model.diffusion_model.requires_grad_(False)
+    vae = load_vae(folder / "digits_vae.safetensors").first_stage_model
+    banks = encode_pictures(
+        vae, training_source("bold"), copies=2, seed=recipe.seed, sizes=[(8, 8)]
+    )
     torch.manual_seed(recipe.seed)
     generator = torch.Generator().manual_seed(recipe.seed)
     lora = Lora(network, recipe.rank)
@@ -102,21 +81,3 @@ def train_lora(folder: Path, recipe: LoraRecipe) -> None:
         progress.step(loss=loss.item())
     path = folder / "digits_bold_lora.safetensors"
     save_file(lora.state(), path, metadata={"recipe": json.dumps(asdict(recipe))})
-
-
-RECIPE = LoraRecipe(rank=4, steps=700, batch=32, learning_rate=3e-3, seed=4)
-
-
-def main() -> None:
-    """The command line."""
-    from .evaluate import ASSETS
-
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=ASSETS, help="folder of the models")
-    options = parser.parse_args()
-    start_comfyui()
-    train_lora(options.out, RECIPE)
-
-
-if __name__ == "__main__":
-    main()

@@ -9,6 +9,7 @@ shift, turn, stretch and hue, so that a network cannot simply learn 1,437 pictur
 import math
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
-PICTURE_SIZE = 64
+from tiny.pictures import PICTURE_SIZE, Source, turned_and_stretched, uniform
 
 # Empty pixels drawn around the 8x8 image: its strokes touch its upper and lower edge.
 MARGIN = 2
@@ -28,7 +29,11 @@ UPSCALE = 8
 INK_RAMP = (0.3, 0.7)
 # The same for bold strokes: the blur around them is ink as well.
 BOLD_RAMP = (0.12, 0.42)
+THIN_RAMP = (0.4, 0.8)
 GROUND = (0.055, 0.065, 0.10)
+
+
+Stroke = Literal["plain", "bold", "varied"]
 
 
 @dataclass(frozen=True)
@@ -60,13 +65,23 @@ def digit_split() -> DigitSplit:
     )
 
 
+def training_source(stroke: Stroke = "plain") -> Source:
+    """The training digits, as pictures to learn from."""
+    split = digit_split()
+
+    def draw_some(chosen: Tensor, generator: torch.Generator, height: int, width: int) -> Tensor:
+        return draw(split.train_images[chosen], generator, height, width, stroke=stroke)
+
+    return Source(split.train_labels, draw_some)
+
+
 def draw(
     images: Tensor,
     generator: torch.Generator,
     height: int = PICTURE_SIZE,
     width: int = PICTURE_SIZE,
     augment: bool = True,
-    bold: bool = False,
+    stroke: Stroke = "plain",
 ) -> Tensor:
     """Draw 8x8 digits as colour pictures.
 
@@ -76,7 +91,8 @@ def draw(
         height, width: size of the pictures. The digit keeps its size of about 50 pixels on the
             shorter side of 64 and grows with the shorter side, always in the middle.
         augment: small random shift, turn and stretch; without it only the hue is random.
-        bold: with thick strokes, which is what the LoRA is trained on.
+        stroke: "bold" is what the LoRA is trained on; "varied" goes from thin to bold, another
+            width in each picture.
 
     Returns:
         [B, 3, height, width] in 0..1.
@@ -87,29 +103,23 @@ def draw(
 
     shortest = min(height, width)
     if augment:
-        turn = _uniform(batch, -8.0, 8.0, generator) * (math.pi / 180)
-        stretch_x = _uniform(batch, 0.92, 1.10, generator)
-        stretch_y = _uniform(batch, 0.94, 1.06, generator)
-        shift = torch.stack([_uniform(batch, -0.05, 0.05, generator) for _ in range(2)], dim=1)
+        turn = uniform(batch, -8.0, 8.0, generator)
+        stretch_x = uniform(batch, 0.92, 1.10, generator)
+        stretch_y = uniform(batch, 0.94, 1.06, generator)
+        shift = torch.stack([uniform(batch, -0.05, 0.05, generator) for _ in range(2)], dim=1)
     else:
         turn = torch.zeros(batch)
         stretch_x = stretch_y = torch.ones(batch)
         shift = torch.zeros(batch, 2)
     # affine_grid maps picture coordinates (-1..1 on both axes) to coordinates in the 8x8 image.
-    matrix = torch.stack(
-        [
-            torch.stack([turn.cos() / stretch_x, -turn.sin() / stretch_x], dim=1),
-            torch.stack([turn.sin() / stretch_y, turn.cos() / stretch_y], dim=1),
-        ],
-        dim=1,
-    )
+    matrix = turned_and_stretched(turn, stretch_x, stretch_y)
     zoom = 10 / (8 + 2 * MARGIN)
     aspect = torch.tensor([width / shortest, height / shortest])
     theta = torch.cat([matrix * aspect * zoom, shift[:, :, None]], dim=2)
     grid = F.affine_grid(theta, [batch, 1, height, width], align_corners=False)
     grey = F.grid_sample(smooth, grid, mode="bilinear", align_corners=False)
 
-    low, high = BOLD_RAMP if bold else INK_RAMP
+    low, high = _ramp(stroke, batch, generator)
     ramp = ((grey - low) / (high - low)).clamp(0, 1)
     ink = ramp * ramp * (3 - 2 * ramp)
 
@@ -119,11 +129,20 @@ def draw(
     return ground + ink * (colour[:, :, None, None] - ground)
 
 
+def _ramp(
+    stroke: Stroke, batch: int, generator: torch.Generator
+) -> tuple[float, float] | tuple[Tensor, Tensor]:
+    """Between which grey values of a digit its stroke rises to full ink."""
+    if stroke != "varied":
+        return BOLD_RAMP if stroke == "bold" else INK_RAMP
+    share = torch.rand(batch, 1, 1, 1, generator=generator)
+    low, high = (
+        thin + share * (bold - thin) for thin, bold in zip(THIN_RAMP, BOLD_RAMP, strict=True)
+    )
+    return low, high
+
+
 def ink_share(pictures: Tensor) -> float:
     """How much of the pictures [B, H, W, 3] the strokes cover, 0..1: larger for bolder ones."""
     # Every hue has a channel close to 1, and the ground has none.
     return float((pictures.amax(dim=-1) > (1 + max(GROUND)) / 2).float().mean())
-
-
-def _uniform(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:
-    return low + (high - low) * torch.rand(count, generator=generator)

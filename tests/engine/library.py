@@ -18,7 +18,7 @@ from types import ModuleType
 from engine.install import ROOT, linked_pack
 
 ASSETS = ROOT / "tests" / "assets"
-DIGITS_PACK = ROOT / "tests" / "digits" / "node_pack"
+PROMPTS_PACK = ROOT / "tests" / "tiny" / "node_pack"
 
 
 class LoadError(RuntimeError):
@@ -48,7 +48,7 @@ def command_line(comfyui: Path, base: Path) -> list[str]:
         "diffusion_models": str(ASSETS),
         "vae": str(ASSETS),
         "loras": str(ASSETS),
-        "custom_nodes": f"{pack.parent}\n{DIGITS_PACK.parent}",
+        "custom_nodes": f"{pack.parent}\n{PROMPTS_PACK.parent}",
     }
     # The file has to be YAML, and JSON is YAML.
     listing = base / "extra_model_paths.yaml"
@@ -61,7 +61,7 @@ def command_line(comfyui: Path, base: Path) -> list[str]:
         *("--database-url", f"sqlite:///{base / 'comfyui.db'}"),
         "--disable-api-nodes",
         "--disable-all-custom-nodes",
-        *("--whitelist-custom-nodes", pack.name, DIGITS_PACK.name),
+        *("--whitelist-custom-nodes", pack.name, PROMPTS_PACK.name),
     ]
 
 
@@ -81,10 +81,14 @@ def prepare(comfyui: Path, base: Path) -> None:
 
 
 def load_nodes(comfyui: Path) -> dict[str, type]:
-    """Load ComfyUI's own nodes, this pack and the digits; returns all node classes by node id."""
+    """Load ComfyUI's own nodes, this pack and the tiny models' prompts.
+
+    Returns:
+        All node classes by node id.
+    """
     nodes = importlib.import_module("nodes")
     asyncio.run(nodes.init_extra_nodes(init_custom_nodes=False, init_api_nodes=False))
-    for folder in (pack_folder(comfyui), DIGITS_PACK):
+    for folder in (pack_folder(comfyui), PROMPTS_PACK):
         load_pack(nodes, folder)
     return nodes.NODE_CLASS_MAPPINGS
 

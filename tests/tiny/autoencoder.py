@@ -1,5 +1,6 @@
 """Train the autoencoder: ComfyUI's TAESD architecture with 16 latent channels."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import comfy.latent_formats
@@ -7,8 +8,9 @@ import torch
 from comfy.taesd.taesd import TAESD, Block
 from torch import Tensor, nn
 
-from .pictures import digit_split, draw
+from .pictures import Source
 from .progress import Progress
+from .recipes import AutoencoderRecipe
 from .storage import freeze_rounded
 
 LATENT_FORMAT = comfy.latent_formats.SD3()
@@ -24,30 +26,18 @@ LATENT_STATISTICS_WEIGHT = 0.02
 CROP_SIZE = 32
 
 
-@dataclass(frozen=True)
-class AutoencoderRecipe:
-    """How the autoencoder is made.
-
-    Attributes:
-        crop_steps, crop_batch: training of encoder and decoder on crops of 32x32 pixels.
-        decoder_steps, decoder_batch: training of the decoder alone, on whole pictures.
-        learning_rate: of AdamW, at its peak; the decoder alone trains at a quarter of it.
-        seed: for the weights and everything drawn.
-    """
-
-    crop_steps: int
-    crop_batch: int
-    decoder_steps: int
-    decoder_batch: int
-    learning_rate: float
-    seed: int
-
-
-def train_autoencoder(recipe: AutoencoderRecipe) -> nn.Module:
+def train_autoencoder(
+    recipe: AutoencoderRecipe, source: Source, start: Mapping[str, Tensor] | None = None
+) -> nn.Module:
     """Train encoder and decoder on crops, then the decoder alone on whole pictures.
 
     Before the second part the encoder is rounded to its storage precision and frozen, so the
-    latents that the diffusion models learn are those that the stored encoder gives.
+    decoder learns to read the latents that the stored encoder gives.
+
+    Args:
+        recipe: how.
+        source: of the pictures.
+        start: weights of another autoencoder to begin with, instead of random ones.
     """
     torch.manual_seed(recipe.seed)
     generator = torch.Generator().manual_seed(recipe.seed)
@@ -58,17 +48,21 @@ def train_autoencoder(recipe: AutoencoderRecipe) -> nn.Module:
     # which training keeps near mean 0 and standard deviation 1.
     vae.vae_scale.data.fill_(LATENT_FORMAT.scale_factor)
     vae.vae_shift.data.fill_(LATENT_FORMAT.shift_factor)
+    if start is not None:
+        vae.load_state_dict({name: value.float() for name, value in start.items()})
     vae.requires_grad_(True).to(memory_format=torch.channels_last)
     vae.vae_scale.requires_grad_(False)
     vae.vae_shift.requires_grad_(False)
 
-    rate = recipe.learning_rate
-    title = "autoencoder on crops"
-    _fit(vae, recipe.crop_steps, recipe.crop_batch, CROP_SIZE, rate, generator, title)
+    rate, warm_up = recipe.learning_rate, recipe.warm_up
+    crops = _Phase("autoencoder on crops", recipe.crop_steps, recipe.crop_batch, rate, warm_up)
+    _fit(vae, source, generator, crops, crop=CROP_SIZE)
     freeze_rounded(vae)
     vae.taesd_encoder.requires_grad_(False)
-    title = "decoder on whole pictures"
-    _fit(vae, recipe.decoder_steps, recipe.decoder_batch, None, rate / 4, generator, title)
+    whole = _Phase(
+        "decoder on whole pictures", recipe.decoder_steps, recipe.decoder_batch, rate / 4, warm_up
+    )
+    _fit(vae, source, generator, whole, crop=None)
     return vae.requires_grad_(False).eval()
 
 
@@ -89,23 +83,28 @@ def _initialise(vae: nn.Module) -> None:
             module.conv[-1].weight.mul_(0.1)
 
 
+@dataclass(frozen=True)
+class _Phase:
+    """A part of training, with AdamW's learning rate in one rise and fall."""
+
+    title: str
+    steps: int
+    batch: int
+    learning_rate: float
+    warm_up: float
+
+
 def _fit(
-    vae: nn.Module,
-    steps: int,
-    batch: int,
-    crop: int | None,
-    learning_rate: float,
-    generator: torch.Generator,
-    title: str,
+    vae: nn.Module, source: Source, generator: torch.Generator, phase: _Phase, crop: int | None
 ) -> None:
-    images = digit_split().train_images
     parameters = [p for p in vae.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, steps)
-    progress = Progress(title, steps)
-    for _ in range(steps):
-        chosen = torch.randint(len(images), (batch,), generator=generator)
-        pictures = draw(images[chosen], generator)
+    optimizer = torch.optim.AdamW(parameters, lr=phase.learning_rate, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, phase.learning_rate, phase.steps, pct_start=phase.warm_up
+    )
+    progress = Progress(phase.title, phase.steps)
+    for _ in range(phase.steps):
+        pictures = source.sample(phase.batch, generator)
         if crop is not None:
             pictures = _random_crops(pictures, crop, generator)
         with torch.autocast("cpu", torch.bfloat16):

@@ -1,4 +1,4 @@
-"""Train the diffusion models: ComfyUI's SD3 transformer (MMDiT), very small, on digit latents.
+"""Train the diffusion models: ComfyUI's SD3 transformer (MMDiT), very small, on latents.
 
 Rectified flow exactly as ComfyUI samples it: x_t = (1 - sigma) x0 + sigma * noise, the network
 sees (x_t, 1000 * sigma) and predicts the velocity noise - x0, and sigma is drawn from the SD3
@@ -6,7 +6,7 @@ schedule, uniform before its shift of 3.
 """
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import comfy.ops
@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from .autoencoder import LATENT_CHANNELS, LATENT_DOWNSCALE
 from .node_pack import CONTEXT_WIDTH, EMPTY_CLASS, embed_classes
-from .pictures import digit_split, draw
+from .pictures import Source
 from .progress import Progress
+from .recipes import Recipe
 from .storage import freeze_rounded
 
 PATCH_SIZE = 2
@@ -34,32 +35,10 @@ EMA_DECAY = 0.999
 SAMPLING = ModelSamplingDiscreteFlow(comfy.supported_models.SD3)
 
 # Latent sizes (height, width) and how often they are trained on: mostly 64x64 pictures, some
-# larger and oblong ones, with a digit that grows with their shorter side.
+# larger and oblong ones, with something on them that grows with their shorter side.
 LATENT_SIZES = {(8, 8): 0.88, (12, 12): 0.04, (8, 12): 0.04, (12, 8): 0.04}
-# So many digits are drawn for each size but 64x64, which gets all of them, several times.
-DIGITS_AT_OTHER_SIZES = 500
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How one diffusion model is made.
-
-    Attributes:
-        depth: number of blocks; ComfyUI takes the width to be 64 times as much.
-        steps: training steps with a constant learning rate.
-        anneal_steps: steps after that, with the coarse matrices rounded and frozen, in float32,
-            while the learning rate falls to 0.
-        batch: samples per step.
-        learning_rate: of AdamW.
-        seed: for the weights and everything drawn.
-    """
-
-    depth: int
-    steps: int
-    anneal_steps: int
-    batch: int
-    learning_rate: float
-    seed: int
+# So many originals are drawn for each size but 64x64, which gets all of them, several times.
+ORIGINALS_AT_OTHER_SIZES = 500
 
 
 @dataclass(frozen=True)
@@ -70,33 +49,37 @@ class LatentBank:
     labels: Tensor
 
 
+# By the size of the latents.
+Banks = dict[tuple[int, int], LatentBank]
+
+
 @torch.no_grad()
 def encode_pictures(
     vae: nn.Module,
+    source: Source,
     copies: int,
     seed: int,
     sizes: Iterable[tuple[int, int]] = LATENT_SIZES,
-    bold: bool = False,
-) -> dict[tuple[int, int], LatentBank]:
-    """Draw and encode every training digit `copies` times at 64x64, and some at each other size."""
-    split = digit_split()
+) -> Banks:
+    """Draw and encode every original `copies` times at 64x64, and some at each other size."""
     generator = torch.Generator().manual_seed(seed)
+    vae.to(memory_format=torch.channels_last)
     banks = {}
     for size in sizes:
         if size == (8, 8):
-            chosen = torch.arange(len(split.train_labels)).repeat(copies)
+            chosen = torch.arange(len(source.labels)).repeat(copies)
         else:
-            chosen = torch.randperm(len(split.train_labels), generator=generator)
-            chosen = chosen[:DIGITS_AT_OTHER_SIZES]
+            chosen = torch.randperm(len(source.labels), generator=generator)
+            chosen = chosen[:ORIGINALS_AT_OTHER_SIZES]
         height, width = (side * LATENT_DOWNSCALE for side in size)
-        batches = split.train_images[chosen].split(32)
+        batches = chosen.split(32)
         progress = Progress(f"latents of {height}x{width} pictures", len(batches))
         latents = []
-        for images in batches:
+        for batch in batches:
             # The bare encoder: its own scale and shift undo ComfyUI's (see autoencoder.py).
-            latents.append(vae.taesd_encoder(draw(images, generator, height, width, bold=bold)))
+            latents.append(vae.taesd_encoder(source.draw(batch, generator, height, width)))
             progress.step()
-        banks[size] = LatentBank(torch.cat(latents), split.train_labels[chosen])
+        banks[size] = LatentBank(torch.cat(latents), source.labels[chosen])
     return banks
 
 
@@ -133,25 +116,11 @@ def build_mmdit(depth: int) -> nn.Module:
     return model.requires_grad_(True)
 
 
-def train_mmdit(recipe: Recipe, banks: dict[tuple[int, int], LatentBank], title: str) -> nn.Module:
+def train_mmdit(recipe: Recipe, banks: Banks, title: str) -> nn.Module:
     """Train one transformer from scratch and return it ready to be saved."""
-    torch.manual_seed(recipe.seed)
     generator = torch.Generator().manual_seed(recipe.seed)
-    model = build_mmdit(recipe.depth)
-
-    average = copy.deepcopy(model)
-    optimizer = adamw(model, recipe.learning_rate)
-    warm_up = torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, total_iters=100)
-    progress = Progress(title, recipe.steps)
-    for step in range(recipe.steps):
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = flow_matching_loss(model, banks, recipe.batch, generator)
-        optimize(model, optimizer, warm_up, loss)
-        decay = min(EMA_DECAY, (1 + step) / (10 + step))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
-        progress.step(loss=loss.item())
-
+    *_, average = train_averaged(recipe, banks, title, generator)
+    average = average.requires_grad_(True)
     freeze_rounded(average)
     optimizer = adamw(average, recipe.learning_rate / 4)
     fall = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=recipe.anneal_steps)
@@ -163,9 +132,33 @@ def train_mmdit(recipe: Recipe, banks: dict[tuple[int, int], LatentBank], title:
     return average.requires_grad_(False).eval()
 
 
+def train_averaged(
+    recipe: Recipe, banks: Banks, title: str, generator: torch.Generator
+) -> Iterator[nn.Module]:
+    """Train one transformer from scratch; after every step, gives the average of its weights.
+
+    It is the same module each time, so that a snapshot is a copy of it.
+    """
+    torch.manual_seed(recipe.seed)
+    model = build_mmdit(recipe.depth)
+    average = copy.deepcopy(model).requires_grad_(False)
+    optimizer = adamw(model, recipe.learning_rate)
+    warm_up = torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, total_iters=100)
+    progress = Progress(title, recipe.steps)
+    for step in range(recipe.steps):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = flow_matching_loss(model, banks, recipe.batch, generator)
+        optimize(model, optimizer, warm_up, loss)
+        decay = min(EMA_DECAY, (1 + step) / (10 + step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+        progress.step(loss=loss.item())
+        yield average
+
+
 def flow_matching_loss(
     model: nn.Module,
-    banks: dict[tuple[int, int], LatentBank],
+    banks: Banks,
     batch: int,
     generator: torch.Generator,
 ) -> Tensor:

@@ -1,4 +1,4 @@
-"""How the weights are stored: two precisions, so that three models fit into 20 MB.
+"""How the weights are stored: two precisions, so that the models stay small.
 
 Matrices that matter less are stored as float8_e4m3fn, everything else as float16. ComfyUI's
 loaders cast every tensor to one run-time precision, which they choose from the most frequent
@@ -8,6 +8,7 @@ make up for it.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -18,10 +19,10 @@ from torch import Tensor, nn
 COARSE_PARTS = ("context_block.", "taesd_encoder.")
 
 
-def storage_dtype(name: str, tensor: Tensor) -> torch.dtype:
+def storage_dtype(name: str, tensor: Tensor, coarse: Sequence[str] = COARSE_PARTS) -> torch.dtype:
     """Precision in which the tensor of this name is stored."""
-    coarse = tensor.ndim > 1 and any(part in name for part in COARSE_PARTS)
-    return torch.float8_e4m3fn if coarse else torch.float16
+    is_coarse = tensor.ndim > 1 and any(part in name for part in coarse)
+    return torch.float8_e4m3fn if is_coarse else torch.float16
 
 
 @torch.no_grad()
@@ -34,12 +35,21 @@ def freeze_rounded(module: nn.Module) -> None:
             parameter.requires_grad_(False)
 
 
-def save_weights(module: nn.Module, path: Path, recipe: dict[str, int | float]) -> None:
-    """Write the module's state dict in its storage precisions, with its recipe as metadata."""
+def save_weights(
+    module: nn.Module,
+    path: Path,
+    recipe: dict[str, int | float],
+    coarse: Sequence[str] = COARSE_PARTS,
+) -> None:
+    """Write the module's state dict in its storage precisions, with its recipe as metadata.
+
+    Args:
+        coarse: parts of the names of what is stored as float8, and was trained as such.
+    """
     stored = {
-        name: tensor.detach().to(storage_dtype(name, tensor)).contiguous()
+        name: tensor.detach().to(storage_dtype(name, tensor, coarse)).contiguous()
         for name, tensor in module.state_dict().items()
     }
-    coarse = sum(t.numel() for t in stored.values() if t.dtype == torch.float8_e4m3fn)
-    assert coarse < 0.5 * sum(t.numel() for t in stored.values()), "float16 must stay the majority"
+    rounded = sum(t.numel() for t in stored.values() if t.dtype == torch.float8_e4m3fn)
+    assert rounded < 0.5 * sum(t.numel() for t in stored.values()), "float16 must stay the majority"
     save_file(stored, path, metadata={"recipe": json.dumps(recipe)})

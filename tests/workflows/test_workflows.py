@@ -2,7 +2,6 @@
 
 import copy
 import io
-from typing import Any
 
 import pytest
 import torch
@@ -13,38 +12,61 @@ import demo
 from digits.classifier import read_digits
 from engine.server import NodeError
 from engine.workflow import WorkflowError, find_node, to_prompt
+from tiny.judge import CLASSES
+from tiny.node_pack import EMOJI_CLASSES
 
 pytestmark = pytest.mark.server
 
 NAMES = [*cards.CARDS, *cards.SHEETS, *cards.CHAINS]
 SAVED = {name: cards.load(name) for name in NAMES}
-# The others draw digits of many kinds at once, or none.
-OF_ONE_DIGIT = [name for name, card in cards.CARDS.items() if card.digits is not None]
+# The others draw subjects of many kinds at once, or none.
+OF_ONE_SUBJECT = [name for name, card in cards.CARDS.items() if card.subjects is not None]
+
+ASKED_FOR = {
+    "DigitConditioning": ("0", "2", "3"),
+    "EmojiConditioning": ("face", "vehicle", "heart"),
+}
+PROMPT_NAMES = {
+    "DigitConditioning": "Digit Conditioning",
+    "EmojiConditioning": "Emoji Conditioning",
+}
 
 each_workflow = pytest.mark.parametrize("name", NAMES)
-each_workflow_of_one_digit = pytest.mark.parametrize("name", OF_ONE_DIGIT)
+each_workflow_of_one_subject = pytest.mark.parametrize("name", OF_ONE_SUBJECT)
 
 
-def saved_widget(name: str, class_type: str) -> Any:
-    """The first value of the first node of this class."""
-    return next(n["widgets_values"][0] for n in SAVED[name]["nodes"] if n["type"] == class_type)
+def saved_prompt(name: str) -> tuple[str, str]:
+    """The class of the prompts of the tiny models in a workflow, and what the first one says."""
+    return next(
+        (node["type"], node["widgets_values"][0])
+        for node in SAVED[name]["nodes"]
+        if node["type"] in cards.SUBJECTS
+    )
+
+
+def read(name: str, pictures: list[Image.Image]) -> list[str]:
+    """What a classifier sees in pictures that a workflow has drawn."""
+    if saved_prompt(name)[0] == "EmojiConditioning":
+        return demo.read_kinds(pictures, EMOJI_CLASSES)
+    return list(map(str, read_digits(demo.as_tensor(pictures))))
 
 
 def test_every_workflow_is_tested():
     assert sorted(NAMES) == list(cards.WORKFLOWS)
 
 
-@pytest.mark.parametrize("digit", [0, 2, 3])
-@each_workflow_of_one_digit
-def test_workflow_draws_the_digit(server, prompt_of, name, digit):
-    pictures = cards.first_pictures(server, cards.with_digit(prompt_of(name), digit))
+@pytest.mark.parametrize("number", range(3))
+@each_workflow_of_one_subject
+def test_workflow_draws_what_was_asked_for(server, prompt_of, name, number):
+    subject = ASKED_FOR[saved_prompt(name)[0]][number]
+    pictures = cards.first_pictures(server, cards.with_subject(prompt_of(name), subject))
     assert {picture.size for picture in pictures} == {(64, 64)}
-    assert read_digits(demo.as_tensor(pictures)).tolist() == [digit] * len(pictures)
+    assert read(name, pictures) == [subject] * len(pictures)
 
 
-@each_workflow_of_one_digit
+@each_workflow_of_one_subject
 def test_every_push_changes_its_picture(server, prompt_of, name):
-    """As it is saved, the workflow shows its digit, and does not show what it would without."""
+    """As it is saved, the workflow shows its subject, and does not show what it would without."""
     prompt = prompt_of(name)
     pushed = cards.first_pictures(server, prompt)
     without = [each.applied(prompt) for each in cards.CARDS[name].without]
@@ -54,8 +76,7 @@ def test_every_push_changes_its_picture(server, prompt_of, name):
     plain = {cards.first_pictures(server, each)[0].tobytes() for each in without}
     drawn = {picture.tobytes() for picture in pushed}
     assert len(drawn) == len(pushed) and not drawn & plain
-    digit = int(saved_widget(name, "DigitConditioning"))
-    assert read_digits(demo.as_tensor(pushed)).tolist() == [digit] * len(pushed)
+    assert read(name, pushed) == [saved_prompt(name)[1]] * len(pushed)
 
 
 def test_interval_of_all_steps_is_none(server, prompt_of):
@@ -97,7 +118,7 @@ def test_apg_takes_away_what_a_high_cfg_adds_to_the_brightness(server, prompt_of
     (_, unshaped) = cards.CARDS["shape_apg"].without
     shaped, plain = [], []
     for digit in range(10):
-        drawn = cards.drawn(prompt, digit, digit)
+        drawn = cards.drawn(prompt, str(digit), digit)
         shaped += cards.first_pictures(server, drawn)
         plain += cards.first_pictures(server, unshaped.applied(drawn))
     shaped, plain = demo.as_tensor(shaped), demo.as_tensor(plain)
@@ -147,11 +168,29 @@ def test_dynamic_negative_has_no_weak_push(server, prompt_of):
 
 
 def test_every_way_of_the_demo_is_another_one(server, prompt_of):
-    prompt = prompt_of("bad_version_digits")
-    drawn = [demo.run(server, demo.guided(prompt, way, 3)) for way in demo.WAYS]
-    count = demo.PER_DIGIT * len(demo.WAYS)
-    assert [len(pictures) for pictures in drawn] == [demo.PER_DIGIT] * len(demo.WAYS)
+    prompt = prompt_of(demo.WORKFLOW)
+    drawn = [demo.run(server, demo.guided(prompt, way, "fruit", seed=1)) for way in demo.WAYS]
+    count = demo.PER_KIND * len(demo.WAYS)
+    assert [len(pictures) for pictures in drawn] == [demo.PER_KIND] * len(demo.WAYS)
     assert len({picture.tobytes() for pictures in drawn for picture in pictures}) == count
+
+
+def test_demo_draws_all_kinds_of_emoji_that_its_classifier_knows(object_info):
+    kinds = cards.subjects_of(object_info, "EmojiConditioning")
+    assert kinds == EMOJI_CLASSES[:-1] and len(kinds) == CLASSES
+
+
+def test_sheet_of_the_demo_has_every_picture_that_it_counts_as_shown():
+    colours = [(200, 30 * i, 20 * j) for j in range(2) for i in range(2)]
+    pictures = [Image.new("RGB", (64, 64), colour) for colour in colours]
+    rows = [
+        demo.Row(way, "", {"face": pictures[:2], "hand": pictures[2:]}, right=3, seconds=0.0)
+        for way in demo.WAYS
+    ]
+    assert {row.count for row in rows} == {4}
+    sheet = demo.draw_sheet(rows)
+    shown = dict((colour, count) for count, colour in sheet.getcolors(sheet.width * sheet.height))
+    assert [shown[colour] for colour in colours] == [len(rows) * demo.CELL**2] * len(colours)
 
 
 def test_same_model_as_weak_model_is_an_error_of_the_guider(server, prompt_of):
@@ -216,7 +255,7 @@ def test_graph_for_a_checkpoint_draws_with_the_loaders_of_the_digits(server, pro
 
 
 @each_workflow
-def test_card_has_a_picture_that_is_larger_than_a_digit(name):
+def test_card_has_a_picture_that_is_larger_than_what_is_drawn(name):
     with Image.open(cards.card_path(name)) as card:
         assert card.format == "JPEG"
         assert card.width == card.height >= 512
@@ -254,7 +293,10 @@ def test_note_says_what_to_replace(name):
     (text,) = note["widgets_values"]
     assert "bad version" in text
     kinds = {node["type"] for node in SAVED[name]["nodes"]}
-    if kinds & {"DigitConditioning", "CLIPTextEncode"}:
+    if kinds & {*cards.SUBJECTS, "CLIPTextEncode"}:
         assert all(words in text for words in ("weak_scale", "your own models", "CLIP Text Encode"))
-    if "DigitConditioning" in kinds:
-        assert "Digit Conditioning" in text and "may be missing" in text
+    for class_type, name in PROMPT_NAMES.items():
+        if class_type in kinds:
+            assert name in text and "may be missing" in text
+    if "EmojiConditioning" in kinds:
+        assert "OpenMoji" in text and "CC BY-SA 4.0" in text
