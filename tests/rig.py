@@ -40,10 +40,14 @@ def in_graph(node: type[io.ComfyNode], node_id: str) -> type[io.ComfyNode]:
     return node.PREPARE_CLASS_CLONE({"UNIQUE_ID": node_id})
 
 
-def untouched(node: type[io.ComfyNode]) -> dict[str, Any]:
-    """The values that the widgets of a node come with."""
-    inputs = node.define_schema().inputs
-    defaults = {each.id: getattr(each, "default", None) for each in inputs}
+def untouched(node: type) -> dict[str, Any]:
+    """The values that the widgets of a node come with, whichever its schema version."""
+    if issubclass(node, io.ComfyNode):
+        inputs = node.define_schema().inputs
+        defaults = {each.id: getattr(each, "default", None) for each in inputs}
+    else:
+        inputs = [each for group in node.INPUT_TYPES().values() for each in group.items()]
+        defaults = {name: of[1].get("default") for name, of in inputs if len(of) > 1}
     return {name: default for name, default in defaults.items() if default is not None}
 
 

@@ -61,8 +61,11 @@ def test_smaller_model_costs_by_its_size(studio, ways):
     assert passes - 1 == pytest.approx(work[0] / work[1], abs=0.05)
 
 
-def test_every_way_draws(studio, ways, monkeypatch):
+def test_every_way_draws(studio, ways, pack, monkeypatch):
     """Each through the nodes, from one and the same noise; no two of them draw the same."""
+    network = pack.guiders.blocks.Network.of(studio.main)
+    if not pack.guiders.weak_passes.can_perturb_attention(network):  # ComfyUI's oldest release
+        ways = {name: way for name, way in ways.items() if name != "weakened: attention"}
     monkeypatch.setattr(studio_module, "CLASSES", 2)
     drawn = {}
     for name, way in ways.items():
