@@ -38,6 +38,7 @@ class Kind:
         small: from pictures to few pixels.
         main: file name of the main model.
         weak: file names of the bad versions.
+        fewer: how many pictures are drawn to choose a setting by.
         best: the bad version that savings, schedules and shapes are tried with.
         weakest: the bad version of least work.
         scales: what the ways to guide choose from.
@@ -49,6 +50,7 @@ class Kind:
     small: Callable[[Tensor], np.ndarray]
     main: str
     weak: Mapping[str, str]
+    fewer: int
     best: str
     weakest: str
     scales: Scales = field(default_factory=Scales)
@@ -109,7 +111,7 @@ def _real_emoji() -> tuple[Tensor, Tensor]:
     # Every class as often, as they are drawn.
     generator = torch.Generator().manual_seed(0)
     pictures, labels = [], []
-    for held_out, each in ((False, 90), (True, 10)):
+    for held_out, each in ((False, 54), (True, 6)):
         some = source(held_out)
         for label in range(CLASSES):
             of_class = (some.labels == label).nonzero()[:, 0]
@@ -139,6 +141,7 @@ _DIGITS = Kind(
     small=picture_features,
     main="digits_underfit_main.safetensors",
     weak=_family("digits_underfit"),
+    fewer=400,
     best=EARLIER,
     weakest=BOTH,
 )
@@ -149,6 +152,7 @@ _EMOJI = Kind(
     small=small_colours,
     main="emoji_main.safetensors",
     weak=_family("emoji"),
+    fewer=200,
     best=EARLIER,
     weakest=BOTH,
 )

@@ -14,7 +14,7 @@ from matplotlib.ticker import NullFormatter, ScalarFormatter
 from PIL import Image, ImageDraw, ImageFont
 
 from .methods import BOTH, CHEAP, ONE, REFERENCE, SHAPED, WEAK, words
-from .pictures import SEEDS, Report, Row
+from .pictures import SEEDS, Bench, Report, Row
 from .pictures_report import CLASSIFIER_FREE, INTERVAL, NEGATIVE, UNGUIDED
 from .plane_plots import STYLE
 
@@ -119,16 +119,14 @@ def shown(report: Report) -> list[Row]:
     return [*(report.row(name) for name in names), report.best(ONE), report.best(WEAK)]
 
 
-def draw_sheet(report: Report, classes: Sequence[str], studio: object, ways: Sequence) -> Image:
+def draw_sheet(report: Report, bench: Bench) -> Image.Image:
     """Pictures of some ways at their best settings, from the same noise.
 
     Args:
         report: with the settings.
-        classes: names of what is drawn.
-        studio: which draws.
-        ways: all ways to guide.
+        bench: of the same kind of pictures.
     """
-    by_name = {way.name: way for way in ways}
+    classes = bench.kind.classes
     rows = shown(report)
     width = LABEL_WIDTH + len(classes) * (CELL + GAP) + 2 * MARGIN
     height = len(rows) * (EACH * CELL + GAP) + CAPTION + 2 * MARGIN
@@ -144,8 +142,8 @@ def draw_sheet(report: Report, classes: Sequence[str], studio: object, ways: Seq
         for j, (text, size, colour) in enumerate(lines):
             place = (MARGIN, top + CELL - 24 + 24 * j)
             draw.text(place, text, colour, ImageFont.load_default(size), anchor="lm")
-        inputs = by_name[row.name].inputs(**row.setting)
-        pictures, labels = studio.draw(inputs, EACH * len(classes), SEEDS[0])
+        inputs = bench.ways[row.name].inputs(**row.setting)
+        pictures, labels = bench.studio.draw(inputs, EACH * len(classes), SEEDS[0])
         for label in range(len(classes)):
             for j, picture in enumerate(pictures[labels == label]):
                 pixels = (picture * 255).round().to(torch.uint8).numpy()

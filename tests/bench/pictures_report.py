@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .methods import BOTH, CHEAP, ONE, REFERENCE, SHAPED, WEAK, words
-from .pictures import CHOOSING_SEED, FEWER, SEEDS, Report, Row
+from .pictures import CHOOSING_SEED, SEEDS, Report, Row
 from .tables import Target, listing, markdown_table, mean_sd
 
 GROUPS = (REFERENCE, WEAK, ONE, CHEAP, BOTH, SHAPED)
@@ -71,7 +71,7 @@ def _intro(report: Report) -> str:
         f"Each run draws {report.count:,} pictures from the same noise, measured against "
         f"{report.real:,} real ones. Figures are means of the seeds {listing(SEEDS)} ± one "
         f"standard deviation; the setting of each way was chosen on seed {CHOOSING_SEED} with "
-        f"{FEWER} pictures, by the distance. Two halves of the real pictures are "
+        f"{report.fewer} pictures, by the distance. Two halves of the real pictures are "
         f"{report.halves[0]:.3f} apart, in pixels {report.halves[1]:.4f}; the main model without "
         f"guidance is at {features:.1f} and {pixels:.1f} times that."
     )

@@ -7,14 +7,12 @@ compares all ways to guide, at settings that were chosen on other seeds than tho
 as it goes on to build/bench, from where an interrupted run continues; at the end to
 docs/results.md, with plots beside it. To miss a target is no failure here, but it is told.
 
-The digits and the emoji are measured side by side, each by a process of its own.
+As many runs are made side by side as there are cores.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,8 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> str | None:
     options = parser.parse_args(arguments)
     try:
         comfyui_path()
-        _side_by_side(options.afresh)
-        page = write_page()
+        start_comfyui()
+        page = write_page(options.afresh)
     except SetupError as error:
         return str(error)
     except KeyboardInterrupt:
@@ -80,43 +78,23 @@ def main(arguments: Sequence[str] | None = None) -> str | None:
     return None
 
 
-def _side_by_side(afresh: bool) -> None:
-    """Measure both kinds of pictures at once, and then the points."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    flags = ["--afresh"] if afresh else []
-    processes = [
-        subprocess.Popen([sys.executable, "-m", "bench.pictures", kind, *flags], env=environment)
-        for kind in KINDS
-    ]
-    try:
-        codes = [process.wait() for process in processes]
-    except KeyboardInterrupt:
-        for process in processes:
-            process.wait()
-        raise
-    if any(codes):
-        raise SetupError("A part could not be measured; what it says is above.")
-    plane.measure(Records(plane.OUT / "plane.json", plane.SETTINGS, afresh))
-
-
-def write_page() -> Path:
-    """Write the page and its plots from what has been measured; returns where it is."""
-    start_comfyui()
+def write_page(afresh: bool) -> Path:
+    """Measure what has not been measured, and write the page and its plots; returns where it is."""
     from . import pictures, pictures_plots, pictures_report, studio
 
-    points = plane.measure(Records(plane.OUT / "plane.json", plane.SETTINGS))
+    with pictures.workers() as pool:
+        reports = [pictures.report(name, pool, afresh) for name in KINDS]
+    points = plane.measure(Records(plane.OUT / "plane.json", plane.SETTINGS, afresh))
     plane.plot(points, PICTURES)
     targets = plane.targets(points)
     sections = []
-    for name in KINDS:
-        kind, records, ways, drawing = pictures.prepare(name)
-        report = pictures.measure(kind, records, ways, drawing)
-        pictures_plots.plot(report, PICTURES / f"{name}_plots.png")
-        sheet = pictures_plots.draw_sheet(report, kind.classes, drawing, ways)
-        sheet.save(PICTURES / f"{name}_sheet.jpg", quality=88)
-        sections.append(
-            f"## {name.capitalize()}\n\n{pictures_report.section(report, PICTURES.name)}"
-        )
+    for report in reports:
+        bench = pictures.Bench.of(report.kind)
+        pictures_plots.plot(report, PICTURES / f"{report.kind}_plots.png")
+        sheet = pictures_plots.draw_sheet(report, bench)
+        sheet.save(PICTURES / f"{report.kind}_sheet.jpg", quality=88)
+        section = pictures_report.section(report, PICTURES.name)
+        sections.append(f"## {report.kind.capitalize()}\n\n{section}")
         targets += pictures_report.targets(report)
     parts = [
         INTRO.format(steps=studio.STEPS, families=families()),

@@ -37,9 +37,21 @@ class Records:
         """
         if name not in self._figures:
             print(f"{progress} {name}".strip(), flush=True)
-            self._figures[name] = measure()
-            self._write()
+            self[name] = measure()
         return self._figures[name]
+
+    def __contains__(self, name: str) -> bool:
+        """Whether anything is recorded under a name."""
+        return name in self._figures
+
+    def __getitem__(self, name: str) -> Figures:
+        """What is recorded under a name."""
+        return self._figures[name]
+
+    def __setitem__(self, name: str, figures: Figures) -> None:
+        """Record what JSON can hold."""
+        self._figures[name] = figures
+        self._write()
 
     def _write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)

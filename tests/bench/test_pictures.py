@@ -177,19 +177,30 @@ class FakeRuler:
 
 
 def test_setting_is_chosen_on_another_seed_than_reported(tmp_path):
-    kind = SimpleNamespace(name="digits", ruler=FakeRuler(), count=60, real=[[0] * 55])
+    kind = SimpleNamespace(name="digits", ruler=FakeRuler(), count=60, fewer=40, real=[[0] * 55])
     way = Method("w", WEAK, lambda scale: scale, {"scale": (1.0, 2.0, 3.0)})
+
+    def measured(studio):
+        bench = pictures.Bench(kind, {"w": way}, studio, {})
+
+        def make(records, runs):
+            for run in runs:
+                if run.name not in records:
+                    records[run.name] = bench.figures(run)
+
+        return pictures.measure(kind, Records(tmp_path / "r.json", {}), [way], make)
+
     studio = FakeStudio()
-    report = pictures.measure(kind, Records(tmp_path / "r.json", {}), [way], studio)
+    report = measured(studio)
     (row,) = report.rows
     assert row.setting == {"scale": 2.0}
     assert row.values("distance") == pytest.approx([1.02, 1.03, 1.04])
     assert studio.runs == [
-        *((scale, pictures.FEWER, 1) for scale in (1.0, 2.0, 3.0)),
+        *((scale, 40, 1) for scale in (1.0, 2.0, 3.0)),
         *((2.0, 60, seed) for seed in (2, 3, 4)),
     ]
     again = FakeStudio()
-    assert pictures.measure(kind, Records(tmp_path / "r.json", {}), [way], again) == report
+    assert measured(again) == report
     assert again.runs == []
 
 
@@ -210,7 +221,7 @@ def report(weak=0.5, one=0.7, cheap=0.55, coverage=0.4):
         row("weakened: tokens", ONE, one),
         row("weak, every 4", CHEAP, cheap, 1.25),
     ]
-    return Report("digits", rows, (0.1, 0.01), 50, 60)
+    return Report("digits", rows, (0.1, 0.01), 50, 60, 40)
 
 
 def test_targets_are_ratios_of_means():
