@@ -180,6 +180,18 @@ class ComfyPage:
             del values[len(values) - of_a_run[str(node["id"])] :]
         return {name: graph[name] for name in ("nodes", "links", "groups")}
 
+    def graph_like(self, wanted: dict[str, Any]) -> dict[str, Any]:
+        """What :meth:`graph` gives, as soon as it is the graph that is wanted.
+
+        On a busy machine a workflow is open before all of its nodes are laid out. After a while it
+        is given as it is.
+        """
+        for patience in PATIENCE:
+            if (graph := self.graph()) == wanted:
+                return graph
+            self.page.wait_for_timeout(patience / 4)
+        return self.graph()
+
     def run(self) -> str:
         """Press Run; returns the id of the prompt, once the server has queued it."""
         answer = self._press_run()
