@@ -56,6 +56,7 @@ class Scales:
         negative: those of a negative prompt.
         dynamic: those of a dynamic negative prompt.
         weak: scales of the push away from a weak model.
+        one: those of the push away from the main model itself, weakened.
         few: less of them, where something else is chosen as well.
         little: of classifier-free guidance, beside another push.
         firm: likewise, of a push that is made at some of the steps.
@@ -69,6 +70,7 @@ class Scales:
     negative: Sequence[float] = (1.05, 1.1, 1.25, 1.5, 2.0)
     dynamic: Sequence[float] = (2.0, 4.0, 8.0)
     weak: Sequence[float] = (1.5, 2.0, 2.5, 3.0, 4.0)
+    one: Sequence[float] = (1.25, 1.5, 1.75, 2.0, 3.0)
     few: Sequence[float] = (1.5, 2.0, 3.0)
     firm: Sequence[float] = (2.0, 3.0, 4.0)
     share: Sequence[float] = (0.06, 0.12, 0.25)
@@ -217,10 +219,10 @@ def _node(node_id: str, **inputs: Any) -> Callable[[Studio], Any]:
 _STRENGTHS: dict[str, dict[str, tuple[Any, ...]]] = {
     "WeakenWithNoise": {"amount": (0.1, 0.3)},
     "WeakenWithFewerBits": {"bits": (3, 4)},
-    "WeakenWithLowRank": {"keep": (0.25, 0.5)},
+    "WeakenWithLowRank": {"keep": (0.1, 0.25, 0.5)},
     "WeakenWithDropout": {"rate": (0.1, 0.2)},
     "WeakenAttention": {"mode": ("identity", "blur", "window"), "blocks": ("auto", "all")},
-    "WeakenBySkippingBlocks": {},
+    "WeakenBySkippingBlocks": {"blocks": ("0", "1")},
     "WeakenTokens": {"strength": (0.5, 1.0)},
 }
 
@@ -228,9 +230,9 @@ _STRENGTHS: dict[str, dict[str, tuple[Any, ...]]] = {
 def _one_checkpoint(scales: Scales) -> Iterator[Method]:
     for node_id, strengths in _STRENGTHS.items():
         name = re.sub("([A-Z])", r" \1", node_id.removeprefix("Weaken")).strip().lower()
-        choices = {**strengths, "weak_scale": scales.few}
+        choices = {**strengths, "weak_scale": scales.one}
         yield Method(f"weakened: {name}", ONE, _weakened(node_id), choices)
-    choices = {"weak_scale": scales.few, "amount": (0.5,), "mode": ("drop", "noise", "blur")}
+    choices = {"weak_scale": scales.one, "amount": (0.5,), "mode": ("drop", "noise", "blur")}
     yield Method("weakened: prompt", ONE, _weakened_prompt, choices)
 
 
