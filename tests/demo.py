@@ -2,7 +2,7 @@
 
 Draws emoji of ten kinds five times from the same noise: without guidance, with an empty negative
 prompt, away from a bad version that the model makes of itself, away from the model as it was after
-half of its training, and from that and the negative prompt. The graph is
+a fifth of its training, and from that and the negative prompt. The graph is
 workflows/bad_version_emoji.json, and only its guider is changed from one way to the next. Puts the
 pictures on one sheet, build/demo/sheet.png, and lets a classifier that has only ever seen real
 emoji read them.
@@ -145,7 +145,7 @@ def as_tensor(pictures: Sequence[Image.Image]) -> torch.Tensor:
 
 def read_kinds(pictures: Sequence[Image.Image], kinds: Sequence[str]) -> list[str]:
     """Which of the ten kinds of emoji the classifier sees in each picture."""
-    return [kinds[index] for index in _judge()(as_tensor(pictures)).argmax(dim=1)]
+    return [kinds[index] for index in _judge().read(as_tensor(pictures))]
 
 
 @cache

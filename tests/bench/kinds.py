@@ -23,7 +23,7 @@ from .measures import Ruler
 from .methods import Scales
 from .studio import CLASSES, Files
 
-# The same for both kinds: trained alike, but for what the name says.
+# The same for both kinds: trained like the main model, but for what the name says.
 SMALLER, EARLIER, BOTH = "smaller", "earlier", "smaller and earlier"
 
 
@@ -57,7 +57,7 @@ class Kind:
 
     @cached_property
     def real(self) -> tuple[Tensor, Tensor]:
-        """Real pictures ``[n, 64, 64, 3]``, of which none is drawn twice, and their classes."""
+        """Real pictures ``[n, 64, 64, 3]``, no two drawn alike, and their classes ``[n]``."""
         return self.make_real()
 
     @cached_property

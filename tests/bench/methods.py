@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tiny.node_pack import conditioning
+
 from .coarse import coarse_version
-from .studio import Inputs, Studio
+from .studio import Conditioning, Inputs, Studio
 
 REFERENCE = "without a bad version"
 WEAK = "another checkpoint"
@@ -21,6 +23,8 @@ ONE = "one checkpoint"
 BOTH = "two pushes"
 SHAPED = "schedules and shapes"
 CHEAP = "at less cost"
+UNGUIDED, CLASSIFIER_FREE = "no guidance", "classifier-free"
+INTERVAL, NEGATIVE = "interval", "negative prompt"
 
 Setting = Mapping[str, Any]
 
@@ -95,32 +99,30 @@ def _unguided() -> Inputs:
     return lambda studio, label: {"weak_scale": 1.0}
 
 
-def _classifier_free(**parts: Callable[[Studio], Any]) -> Callable[..., Inputs]:
-    """Away from the empty prompt; ``parts`` plug into the guider."""
+def _away_from(
+    prompt: Callable[[Studio, int], Conditioning], **parts: Callable[[Studio], Any]
+) -> Callable[..., Inputs]:
+    """Away from a prompt for each class; ``parts`` plug into the guider."""
 
     def inputs(cfg: float) -> Inputs:
         return lambda studio, label: {
-            "negative": studio.empty(),
+            "negative": prompt(studio, label),
             "cfg": cfg,
             "weak_scale": 1.0,
             **_plugged(studio, parts),
         }
 
     return inputs
+
+
+def _classifier_free(**parts: Callable[[Studio], Any]) -> Callable[..., Inputs]:
+    """Away from the empty prompt."""
+    return _away_from(lambda studio, label: studio.empty(), **parts)
 
 
 def _negative(**parts: Callable[[Studio], Any]) -> Callable[..., Inputs]:
     """Away from what the class is most easily taken for."""
-
-    def inputs(cfg: float) -> Inputs:
-        return lambda studio, label: {
-            "negative": studio.negative(label),
-            "cfg": cfg,
-            "weak_scale": 1.0,
-            **_plugged(studio, parts),
-        }
-
-    return inputs
+    return _away_from(lambda studio, label: studio.negative(label), **parts)
 
 
 def _during(start: float, end: float) -> Callable[[Studio], Any]:
@@ -197,8 +199,6 @@ def _weakened(node_id: str) -> Callable[..., Inputs]:
 
 
 def _weakened_prompt(weak_scale: float, amount: float, mode: str) -> Inputs:
-    from tiny.node_pack import conditioning
-
     return lambda studio, label: {
         "weak_positive": studio.node(
             "WeakenPrompt", conditioning=conditioning(label), amount=amount, mode=mode
@@ -259,10 +259,10 @@ def methods(weak: Iterable[str], best: str, weakest: str, scales: Scales) -> lis
         "frequencies": _node("FrequencyShape"),
     }
     return [
-        Method("no guidance", REFERENCE, _unguided),
-        Method("classifier-free", REFERENCE, _classifier_free(), cfg),
-        Method("interval", REFERENCE, _interval, mild | during),
-        Method("negative prompt", REFERENCE, _negative(), {"cfg": scales.negative}),
+        Method(UNGUIDED, REFERENCE, _unguided),
+        Method(CLASSIFIER_FREE, REFERENCE, _classifier_free(), cfg),
+        Method(INTERVAL, REFERENCE, _interval, mild | during),
+        Method(NEGATIVE, REFERENCE, _negative(), {"cfg": scales.negative}),
         Method(
             "dynamic negative",
             REFERENCE,

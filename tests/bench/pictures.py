@@ -27,6 +27,7 @@ from typing import Any
 from engine.install import ROOT, SetupError, comfyui_path
 from tiny.comfyui import start_comfyui
 
+from .measures import Outcome
 from .records import Records
 
 OUT = ROOT / "build" / "bench"
@@ -42,7 +43,7 @@ class Row:
     Attributes:
         name: of the way.
         group: of the tables.
-        setting: the best one, in words.
+        setting: the best one, by the names of its parts.
         outcomes: one of each reported seed.
         passes: what a step costs, in passes of the main model.
         tried: distance at each setting that it was chosen from.
@@ -51,7 +52,7 @@ class Row:
     name: str
     group: str
     setting: dict[str, Any]
-    outcomes: list[Any]
+    outcomes: list[Outcome]
     passes: float
     tried: list[tuple[dict[str, Any], float]]
 
@@ -88,11 +89,10 @@ class Report:
         """The one of this name."""
         return next(row for row in self.rows if row.name == name)
 
-    def best(self, *groups: str, measure: str = "distance") -> Row:
-        """The way with the least distance in some groups of the table."""
-        return min(
-            (row for row in self.rows if row.group in groups), key=lambda row: row.mean(measure)
-        )
+    def best(self, group: str) -> Row:
+        """The way with the least distance in a group of the tables."""
+        rows = [row for row in self.rows if row.group == group]
+        return min(rows, key=lambda row: row.mean("distance"))
 
 
 @dataclass(frozen=True)
@@ -138,8 +138,6 @@ def measure(kind: Any, records: Records, ways: Sequence[Any], make: Runner) -> R
         ways: of ``methods``.
         make: makes the runs that are asked for.
     """
-    from .measures import Outcome
-
     choosing = {
         way.name: [
             Run(way.name, dict(each), kind.fewer, CHOOSING_SEED, True) for each in way.settings()

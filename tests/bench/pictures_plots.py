@@ -13,9 +13,20 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 from PIL import Image, ImageDraw, ImageFont
 
-from .methods import BOTH, CHEAP, ONE, REFERENCE, SHAPED, WEAK, words
+from .methods import (
+    BOTH,
+    CHEAP,
+    CLASSIFIER_FREE,
+    INTERVAL,
+    NEGATIVE,
+    ONE,
+    REFERENCE,
+    SHAPED,
+    UNGUIDED,
+    WEAK,
+    words,
+)
 from .pictures import SEEDS, Bench, Report, Row
-from .pictures_report import CLASSIFIER_FREE, INTERVAL, NEGATIVE, UNGUIDED
 from .plane_plots import STYLE
 
 SIZE, DPI = (12.0, 5.4), 110

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .methods import BOTH, CHEAP, ONE, REFERENCE, SHAPED, WEAK, words
+from tabular import markdown_table
+
+from .methods import (
+    BOTH,
+    CHEAP,
+    CLASSIFIER_FREE,
+    INTERVAL,
+    ONE,
+    REFERENCE,
+    SHAPED,
+    UNGUIDED,
+    WEAK,
+    words,
+)
 from .pictures import CHOOSING_SEED, SEEDS, Report, Row
-from .tables import Target, listing, markdown_table, mean_sd
+from .tables import Target, listing, mean_sd
 
 GROUPS = (REFERENCE, WEAK, ONE, CHEAP, BOTH, SHAPED)
-UNGUIDED, CLASSIFIER_FREE = "no guidance", "classifier-free"
-INTERVAL, NEGATIVE = "interval", "negative prompt"
-# Of the main model's two distances, how often that between two halves of the real pictures.
+# Of the main model's distance, how often that between two halves of the real pictures.
 UNDERFITTING = 5.0
 # What a step may cost that is called cheap, in passes.
 CHEAP_PASSES = 1.25
@@ -58,7 +69,7 @@ def table(rows: Sequence[Row]) -> str:
         ]
         for row in sorted(rows, key=lambda row: row.mean("distance"))
     ]
-    return markdown_table(header, lines)
+    return markdown_table(header, lines, numbers=True)
 
 
 def _intro(report: Report) -> str:

@@ -6,6 +6,8 @@ import math
 import statistics
 from collections.abc import Sequence
 
+from tabular import markdown_table
+
 from .plane_claim import Comparison, Point, compare, worst
 from .plane_runs import (
     BAD_VERSION,
@@ -21,7 +23,7 @@ from .plane_runs import (
     Results,
     Run,
 )
-from .tables import Target, listing, markdown_table, mean_sd
+from .tables import Target, listing, mean_sd
 
 # A loss of coverage is compared where it is so many times what chance makes of none.
 SURE = 2.0
@@ -149,7 +151,7 @@ def _best(results: Results) -> str:
         )
     rows.append(["true points", "", *_cells(results.truth), ""])
     header = ("way", "scale", "outliers", "coverage", "KL", "W₁", "passes")
-    return markdown_table(header, rows)
+    return markdown_table(header, rows, numbers=True)
 
 
 def _cells(runs: Sequence[Run]) -> list[str]:
@@ -198,7 +200,7 @@ def _by_cfg(results: Results) -> str:
         ]
         for row, each in enumerate(columns[BAD_VERSION])
     ]
-    return markdown_table(("cfg", "outliers", "coverage lost", *COMPARED), rows)
+    return markdown_table(("cfg", "outliers", "coverage lost", *COMPARED), rows, numbers=True)
 
 
 def _summary(results: Results) -> str:
@@ -228,7 +230,7 @@ def _summary(results: Results) -> str:
         "as little coverage",
         "outliers: greatest",
     )
-    return markdown_table(header, rows)
+    return markdown_table(header, rows, numbers=True)
 
 
 def _verdicts(results: Results) -> str:

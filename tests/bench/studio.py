@@ -16,14 +16,12 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from rig import call, untouched
+from tiny.judge import CLASSES
 from tiny.node_pack import EMPTY_CLASS, conditioning
+from tiny.sampling import SAMPLER, SCHEDULER, Conditioning, load_model
 
 STEPS = 16
-SAMPLER = "euler"
-SCHEDULER = "simple"
-CLASSES = 10
 
-Conditioning = list[list[Any]]
 # From a studio and the class that is drawn to inputs of Bad-Version Guider.
 Inputs = Callable[["Studio", int], dict[str, Any]]
 
@@ -61,7 +59,7 @@ class Studio:
     @cached_property
     def main(self) -> ModelPatcher:
         """The main model, as Load Diffusion Model gives it."""
-        return comfy.sd.load_diffusion_model(str(self._files.main))
+        return load_model(self._files.main)
 
     @cached_property
     def vae(self) -> comfy.sd.VAE:
@@ -76,8 +74,7 @@ class Studio:
 
     def weak(self, name: str) -> ModelPatcher:
         """Another checkpoint that is a bad version of the main one."""
-        path = self._files.weak[name]
-        return self.once(("weak", name), lambda: comfy.sd.load_diffusion_model(str(path)))
+        return self.once(("weak", name), lambda: load_model(self._files.weak[name]))
 
     def node(self, node_id: str, **inputs: Any) -> Any:
         """The first output of a node; inputs that are not given are as the node comes."""

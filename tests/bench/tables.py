@@ -1,4 +1,4 @@
-"""What the sections of the report share: tables, spreads, and places along a curve."""
+"""What the sections of the report share: targets, spreads, and places along a curve."""
 
 from __future__ import annotations
 
@@ -20,17 +20,6 @@ class Target(NamedTuple):
     what: str
     came: str
     reached: bool
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown; the first column is words, the others are numbers.
-
-    Args:
-        header: of each column.
-        rows: as many cells as the header has, in each.
-    """
-    ruler = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ruler, *rows))
 
 
 def mean_sd(values: Sequence[float], digits: int, percent: bool = False) -> str:

@@ -204,7 +204,7 @@ def test_strength_that_is_not_reached(tmp_path):
 
 @pytest.mark.parametrize("bad_version", ["smaller checkpoint", "prompt of the next digit"])
 def test_share_chooses_a_scale_at_each_step(bad_version, drawing, monkeypatch):
-    from digits import sampling
+    from tiny import sampling
 
     assert sampling.STEPS == 20
     monkeypatch.setattr(sampling, "STEPS", 3)

@@ -21,11 +21,12 @@ from bench.plane_runs import (
     wasserstein,
 )
 from bench.records import Records
-from bench.tables import first_at, listing, markdown_table, mean_sd
+from bench.tables import first_at, listing, mean_sd
+from tabular import markdown_table
 
 
 def test_table_has_words_on_the_left_and_numbers_on_the_right():
-    text = markdown_table(("way", "scale"), [("none", ""), ("weak", "2")])
+    text = markdown_table(("way", "scale"), [("none", ""), ("weak", "2")], numbers=True)
     assert text == "| way | scale |\n| --- | ---: |\n| none |  |\n| weak | 2 |"
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tiny import sampling
 from tiny.node_pack import DIGIT_CLASSES, conditioning
-from tiny.sampling import SAMPLER, STEPS, load_model, load_vae
+from tiny.sampling import SAMPLER, load_model, load_vae
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,4 @@ def sample_latent(
 ) -> Tensor:
     """Sample latents, in the shape of an empty one, for "0".."9" or "none" as prompts."""
     prompts = (conditioning(DIGIT_CLASSES.index(name)) for name in (positive, negative))
-    return sampling.sample_latent(
-        model, latent, *prompts, seed=seed, cfg=cfg, sampler=sampler, steps=STEPS
-    )
+    return sampling.sample_latent(model, latent, *prompts, seed=seed, cfg=cfg, sampler=sampler)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from engine.install import comfyui_path
 from engine.library import load_nodes
+from tabular import markdown_table
 from tiny.card import (
     Way,
     circumstances,
@@ -23,7 +24,6 @@ from tiny.card import (
     draw,
     reading_table,
     reconstruction_psnr,
-    table,
 )
 from tiny.judge import CLASSES, load_judge
 
@@ -107,7 +107,7 @@ def _kinds() -> str:
         (kind, str(some), str(others))
         for kind, some, others in zip(KINDS, seen, unseen, strict=True)
     ]
-    return table(("kind", "glyphs to train on", "held out"), rows)
+    return markdown_table(("kind", "glyphs to train on", "held out"), rows)
 
 
 CARD = """\

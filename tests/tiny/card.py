@@ -19,6 +19,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from engine.library import ASSETS
+from tabular import markdown_table
 
 from .comfyui import start_comfyui
 from .judge import CLASSES
@@ -111,8 +112,8 @@ def describe(folder: Path, names: Sequence[str]) -> Files:
         recipes.append((f"`{name}`", numbers))
         total += len(content)
     return Files(
-        table(("file", "weights", "bytes", "SHA-256"), files),
-        table(("file", "how it was trained"), recipes),
+        markdown_table(("file", "weights", "bytes", "SHA-256"), files),
+        markdown_table(("file", "how it was trained"), recipes),
         total,
     )
 
@@ -167,7 +168,7 @@ def reading_table(readings: Sequence[Reading], classes: Sequence[str], thing: st
         (each.way, f"{each.right:.1%}", f"{classes[each.worst]}, {each.worst_right:.0%}")
         for each in readings
     ]
-    return table(("way of sampling", "read right", f"worst {thing}"), rows)
+    return markdown_table(("way of sampling", "read right", f"worst {thing}"), rows)
 
 
 @torch.no_grad()
@@ -188,9 +189,3 @@ def circumstances() -> str:
         f"ComfyUI {comfyui_version.__version__}, torch {torch.__version__}, "
         f"on the CPU ({platform.machine()})"
     )
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    ruler = ["---"] * len(header)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ruler, *rows))

@@ -1,8 +1,8 @@
 """Train a model that has much left to learn, and bad versions of it that have more.
 
-Guidance can only help a model that is not done. So these are stopped while they still learn fast,
-and each bad version has half of what its name says: half of the training, or a smaller network, or
-both. The earlier one is a snapshot from the main model's own training.
+Guidance can only help a model that is not done. So these are stopped while they still learn, and a
+bad version has had a part of the training, or has a smaller network, or both. The earlier one is a
+snapshot from the main model's own training.
 """
 
 from __future__ import annotations

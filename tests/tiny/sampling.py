@@ -71,13 +71,12 @@ def sample_latent(
     seed: int,
     cfg: float = 1.0,
     sampler: str = SAMPLER,
-    steps: int = STEPS,
 ) -> Tensor:
     """Sample latents in the shape of an empty one."""
     return comfy.sample.sample(
         model,
         comfy.sample.prepare_noise(latent, seed=seed),
-        steps,
+        STEPS,
         cfg,
         sampler,
         SCHEDULER,
