@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 from PIL import Image, ImageDraw, ImageFont
 
+from cards import DIM_TEXT, GROUND, TEXT
+
 from .methods import (
     BOTH,
     CHEAP,
@@ -42,7 +44,6 @@ LOOKS = {
 # On the sheet, in pixels.
 CELL, GAP, MARGIN, LABEL_WIDTH, CAPTION = 72, 10, 20, 250, 26
 EACH = 2  # So many pictures of each class.
-GROUND, TEXT, DIM_TEXT = (24, 25, 28), (235, 235, 235), (160, 160, 165)
 
 
 def plot(report: Report, path: Path) -> None:
