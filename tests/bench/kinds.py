@@ -153,7 +153,19 @@ _EMOJI = Kind(
     main="emoji_main.safetensors",
     weak=_family("emoji"),
     fewer=200,
-    best=EARLIER,
+    best=SMALLER,
     weakest=BOTH,
+    # They ask for more of every push than the digits do.
+    scales=Scales(
+        cfg=(1.5, 2.0, 3.0, 4.0, 6.0),
+        negative=(1.1, 1.25, 1.5, 2.0, 3.0),
+        weak=(2.0, 2.5, 3.0, 4.0, 5.0),
+        one=(1.25, 1.5, 2.0, 3.0, 4.0),
+        few=(2.0, 3.0, 4.0),
+        firm=(3.0, 4.0, 6.0),
+        share=(0.12, 0.25, 0.5),
+        little=(1.25, 1.5, 2.0),
+        mild=(2.0, 3.0, 4.0),
+    ),
 )
 KINDS = {kind.name: kind for kind in (_DIGITS, _EMOJI)}

@@ -20,6 +20,7 @@ from .studio import Conditioning, Inputs, Studio
 REFERENCE = "without a bad version"
 WEAK = "another checkpoint"
 ONE = "one checkpoint"
+ONE_SHAPED = "one checkpoint, with a schedule or a shape"
 BOTH = "two pushes"
 SHAPED = "schedules and shapes"
 CHEAP = "at less cost"
@@ -67,6 +68,7 @@ class Scales:
         share: of the distance, for Distance-Calibrated Scale.
         mild: those of classifier-free guidance in another shape.
         during: intervals, as shares of sampling.
+        late: those that end with it.
         quarters: intervals of a quarter of the steps.
     """
 
@@ -81,6 +83,7 @@ class Scales:
     little: Sequence[float] = (1.1, 1.25, 1.5)
     mild: Sequence[float] = (1.25, 1.5, 2.0)
     during: Sequence[tuple[float, float]] = ((0.1, 0.6), (0.1, 0.9), (0.3, 0.6), (0.3, 0.9))
+    late: Sequence[tuple[float, float]] = ((0.3, 1.0), (0.5, 1.0), (0.7, 1.0))
     quarters: Sequence[tuple[float, float]] = ((0.0, 0.25), (0.25, 0.5), (0.5, 0.75))
 
 
@@ -186,16 +189,21 @@ def _both(name: str) -> Callable[..., Inputs]:
     return inputs
 
 
-def _weakened(node_id: str) -> Callable[..., Inputs]:
-    """Away from the main model as a Weaken node makes it."""
+def _weakened(node_id: str, **parts: Callable[[Studio], Any]) -> Callable[..., Inputs]:
+    """Away from the main model as a Weaken node makes it; ``parts`` plug into the guider."""
 
     def inputs(weak_scale: float, **strength: Any) -> Inputs:
         return lambda studio, label: {
             "weak_model": studio.weakened(node_id, **strength),
             "weak_scale": weak_scale,
+            **_plugged(studio, parts),
         }
 
     return inputs
+
+
+def _skipping_blocks(weak_scale: float, during: tuple[float, float]) -> Inputs:
+    return _weakened("WeakenBySkippingBlocks", weak_schedule=_during(*during))(weak_scale)
 
 
 def _weakened_prompt(weak_scale: float, amount: float, mode: str) -> Inputs:
@@ -234,6 +242,17 @@ def _one_checkpoint(scales: Scales) -> Iterator[Method]:
         yield Method(f"weakened: {name}", ONE, _weakened(node_id), choices)
     choices = {"weak_scale": scales.one, "amount": (0.5,), "mode": ("drop", "noise", "blur")}
     yield Method("weakened: prompt", ONE, _weakened_prompt, choices)
+    # A skipped block tells most at low noise.
+    skipping = "WeakenBySkippingBlocks"
+    choices = {"weak_scale": scales.few, "during": scales.late}
+    yield Method("weakened: by skipping blocks, late", ONE_SHAPED, _skipping_blocks, choices)
+    for name, parts in (
+        ("rising ramp", {"weak_schedule": _node("GuidanceRamp")}),
+        ("frequencies", {"weak_shape": _node("FrequencyShape")}),
+    ):
+        choices = {"weak_scale": scales.one}
+        inputs = _weakened(skipping, **parts)
+        yield Method(f"weakened: by skipping blocks, {name}", ONE_SHAPED, inputs, choices)
 
 
 def methods(weak: Iterable[str], best: str, weakest: str, scales: Scales) -> list[Method]:

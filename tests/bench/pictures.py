@@ -64,6 +64,11 @@ class Row:
         """One measure, over the seeds."""
         return statistics.fmean(self.values(measure))
 
+    @property
+    def promised(self) -> float:
+        """The least distance on the choosing seed."""
+        return min(distance for _, distance in self.tried)
+
 
 @dataclass(frozen=True)
 class Report:
@@ -89,10 +94,10 @@ class Report:
         """The one of this name."""
         return next(row for row in self.rows if row.name == name)
 
-    def best(self, group: str) -> Row:
-        """The way with the least distance in a group of the tables."""
-        rows = [row for row in self.rows if row.group == group]
-        return min(rows, key=lambda row: row.mean("distance"))
+    def best(self, *groups: str) -> Row:
+        """The way of some groups of the tables that had the least distance on the choosing seed."""
+        rows = [row for row in self.rows if row.group in groups]
+        return min(rows, key=lambda row: row.promised)
 
 
 @dataclass(frozen=True)

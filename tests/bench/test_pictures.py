@@ -9,7 +9,7 @@ import torch
 from bench import coarse, kinds, methods, pictures, pictures_report, quality
 from bench import studio as studio_module
 from bench.measures import Outcome
-from bench.methods import CHEAP, ONE, REFERENCE, WEAK, Method, words
+from bench.methods import CHEAP, ONE, ONE_SHAPED, REFERENCE, WEAK, Method, words
 from bench.pictures import Report, Row
 from bench.pictures_plots import frontier, shown
 from bench.records import Records
@@ -219,13 +219,14 @@ def report(weak=0.5, one=0.7, cheap=0.55, coverage=0.4):
         row("negative prompt", REFERENCE, 1.5),
         row("weak: earlier", WEAK, weak, coverage=coverage),
         row("weakened: tokens", ONE, one),
+        row("weakened: tokens, late", ONE_SHAPED, one - 0.1),
         row("weak, every 4", CHEAP, cheap, 1.25),
     ]
     return Report("digits", rows, (0.1, 0.01), 50, 60, 40)
 
 
 def test_targets_are_ratios_of_means():
-    assert [target.reached for target in pictures_report.targets(report())] == [True] * 6
+    assert [target.reached for target in pictures_report.targets(report())] == [True] * 7
     assert "0.50 " in pictures_report.targets(report())[0].came
 
 
@@ -236,7 +237,8 @@ def test_targets_are_ratios_of_means():
         ({"weak": 0.65, "cheap": 0.6}, 1),
         ({"coverage": 0.39}, 2),
         ({"one": 0.81}, 3),
-        ({"cheap": 0.7}, 4),
+        ({"one": 0.75}, 4),
+        ({"cheap": 0.7}, 5),
     ],
 )
 def test_a_missed_target_is_told(change, missed):
@@ -245,7 +247,7 @@ def test_a_missed_target_is_told(change, missed):
 
 def test_section_has_a_table_for_each_group():
     text = pictures_report.section(report(), "results")
-    assert text.count("| way |") == 4
+    assert text.count("| way |") == 5
     assert "results/digits_plots.png" in text and "results/digits_sheet.jpg" in text
     assert "0.500 ± 0.050" in text
     assert "20.0 and 50.0 times" in text
@@ -263,7 +265,13 @@ def test_sheet_shows_the_best_of_each():
     assert [each.name for each in shown(report())][-2:] == ["weakened: tokens", "weak: earlier"]
 
 
+def test_best_way_is_the_one_of_the_choosing_seed():
+    promising = replace(row("weak: smaller", WEAK, 0.9), tried=[({"weak_scale": 2.0}, 0.5)])
+    both = replace(report(), rows=[*report().rows, promising])
+    assert both.best(WEAK) == promising
+
+
 def test_verdicts_say_what_was_missed():
     table = quality.verdicts(pictures_report.targets(report(weak=0.62)))
     assert table.count("**no**") == 1
-    assert table.count("| yes |") == 5
+    assert table.count("| yes |") == 6
