@@ -22,6 +22,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageOps
 from engine.install import ROOT
 from engine.server import Server
 from engine.workflow import Prompt, to_prompt
+from sheet import DIM_TEXT, GROUND, TEXT
 
 WORKFLOWS = {path.stem: path for path in sorted((ROOT / "workflows").glob("*.json"))}
 
@@ -32,9 +33,6 @@ EDGE = 12
 MOST_GROUND = 4  # Around a picture, in its own pixels: what is cut off.
 FRAME = 2  # The same: what is put around a picture that has no ground of its own.
 FAINT = 24  # Of 255: what differs from the ground by more belongs to a digit.
-GROUND = (14, 17, 26)  # That of the digits themselves.
-TEXT = (232, 234, 240)
-DIM_TEXT = (140, 147, 163)
 ACCENT = (120, 200, 255)
 
 OFF = {"cfg": 1.0, "weak_scale": 1.0}

@@ -24,14 +24,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 import cards
-from cards import DIM_TEXT, GROUND, TEXT
+from emoji import CREDIT
 from engine.install import ROOT, SetupError
 from engine.library import ASSETS, LoadError
 from engine.server import Server, ServerError, running_server
 from engine.workflow import Prompt, find_node, to_prompt
+from sheet import DIM_TEXT, LARGE, Label, SheetRow, draw_sheet
 from tiny.judge import Judge, load_judge
 
 WORKFLOW = "bad_version_emoji"
@@ -41,15 +42,6 @@ PLAYGROUND_PICTURE = ROOT / "docs" / "playground.jpg"
 
 PER_KIND = 6
 SHOWN = 2  # So many of them on the sheet.
-CREDIT = "Emoji drawn by models trained on OpenMoji (openmoji.org), CC BY-SA 4.0"
-
-# On the sheet, in pixels.
-CELL = 96
-SPACE = 6  # Between two pictures.
-MARGIN = 24
-LABEL_WIDTH = 270
-LINE = 32
-GAP = 26  # Between two ways.
 
 
 @dataclass(frozen=True)
@@ -158,37 +150,17 @@ def warm_up(server: Server, prompt: Prompt) -> None:
     run(server, cards.set_inputs(prompt, steps=1))
 
 
-def draw_sheet(rows: Sequence[Row]) -> Image.Image:
-    """All pictures: a row of the sheet for each way of guiding, a column for each kind."""
-    pitch = CELL + SPACE
-    kinds = list(rows[0].pictures)
-    block = SHOWN * pitch - SPACE
-    width = LABEL_WIDTH + len(kinds) * pitch - SPACE + 2 * MARGIN
-    height = LINE + len(rows) * (block + GAP) + LINE + 2 * MARGIN
-    sheet = Image.new("RGB", (width, height), GROUND)
-    draw = ImageDraw.Draw(sheet)
-    small = ImageFont.load_default(17)
-    lefts = [MARGIN + LABEL_WIDTH + i * pitch for i in range(len(kinds))]
-    for left, kind in zip(lefts, kinds, strict=True):
-        place = (left + CELL // 2, MARGIN + LINE // 2)
-        draw.text(place, kind, TEXT, small, anchor="ms")
-    caption = f"{SHOWN} of {PER_KIND} pictures of each kind; the same noise in every row"
-    draw.text((width - MARGIN, height - MARGIN), caption, DIM_TEXT, small, anchor="rb")
-    draw.text((MARGIN, height - MARGIN), CREDIT, DIM_TEXT, small, anchor="lb")
-    for i, row in enumerate(rows):
-        top = MARGIN + LINE + i * (block + GAP)
-        lines = [(row.way.name, 26, TEXT), (f"{row.right} of {row.count} read right", 17, TEXT)]
-        if row.scales:
-            lines.insert(1, (row.scales, 17, DIM_TEXT))
-        line_top = top + (block - LINE * len(lines)) // 2
-        for j, (text, size, colour) in enumerate(lines):
-            place = (MARGIN, line_top + j * LINE + LINE // 2)
-            draw.text(place, text, colour, ImageFont.load_default(size), anchor="lm")
-        for left, pictures in zip(lefts, row.pictures.values(), strict=True):
-            for j, picture in enumerate(pictures[:SHOWN]):
-                enlarged = picture.resize((CELL, CELL), Image.Resampling.BICUBIC)
-                sheet.paste(enlarged, (left, top + j * pitch))
-    return sheet
+def draw(rows: Sequence[Row]) -> Image.Image:
+    """The sheet: a row of it for each way of guiding, a column for each kind."""
+    note = f"{SHOWN} of {PER_KIND} pictures of each kind; the same noise in every row"
+    return draw_sheet(list(rows[0].pictures), list(map(_sheet_row, rows)), (CREDIT, note))
+
+
+def _sheet_row(row: Row) -> SheetRow:
+    labels = [Label(row.way.name, LARGE), Label(f"{row.right} of {row.count} read right")]
+    if row.scales:
+        labels.insert(1, Label(row.scales, colour=DIM_TEXT))
+    return SheetRow(labels, [pictures[:SHOWN] for pictures in row.pictures.values()])
 
 
 def save(rows: Sequence[Row]) -> Path:
@@ -201,7 +173,7 @@ def save(rows: Sequence[Row]) -> Path:
             for i, picture in enumerate(pictures):
                 picture.save(folder / f"{_file_name(kind)}_{i}.png")
     path = OUT / "sheet.png"
-    draw_sheet(rows).save(path)
+    draw(rows).save(path)
     return path
 
 
@@ -240,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> str | None:
     print(f"The pictures are in {save(rows)}.")
     if options.readme:
         README_PICTURE.parent.mkdir(exist_ok=True)
-        draw_sheet(rows).save(README_PICTURE, quality=88)
+        draw(rows).save(README_PICTURE, quality=88)
     return None
 
 

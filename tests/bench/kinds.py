@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from digits.classifier import picture_features
+from emoji import CREDIT
 from engine.library import ASSETS
 from tiny.judge import load_judge
 from tiny.node_pack import DIGIT_CLASSES, EMOJI_CLASSES
@@ -42,6 +43,7 @@ class Kind:
         best: the bad version that savings, schedules and shapes are tried with.
         weakest: the bad version of least work.
         scales: what the ways to guide choose from.
+        credit: written wherever its pictures are shown.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Kind:
     best: str
     weakest: str
     scales: Scales = field(default_factory=Scales)
+    credit: str = ""
 
     @cached_property
     def real(self) -> tuple[Tensor, Tensor]:
@@ -167,5 +170,6 @@ _EMOJI = Kind(
         little=(1.25, 1.5, 2.0),
         mild=(2.0, 3.0, 4.0),
     ),
+    credit=CREDIT,
 )
 KINDS = {kind.name: kind for kind in (_DIGITS, _EMOJI)}

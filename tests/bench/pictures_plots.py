@@ -11,9 +11,10 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
+from torch import Tensor
 
-from cards import DIM_TEXT, GROUND, TEXT
+from sheet import DIM_TEXT, LARGE, Label, SheetRow, draw_sheet
 
 from .methods import (
     BOTH,
@@ -43,9 +44,7 @@ LOOKS = {
     SHAPED: ("#7a7a7a", "x"),
     CHEAP: ("#e69f00", "v"),
 }
-# On the sheet, in pixels.
-CELL, GAP, MARGIN, LABEL_WIDTH, CAPTION = 72, 10, 20, 250, 26
-EACH = 2  # So many pictures of each class.
+EACH = 2  # So many pictures of each class are on the sheet.
 
 
 def plot(report: Report, path: Path) -> None:
@@ -133,35 +132,26 @@ def shown(report: Report) -> list[Row]:
     return [*(report.row(name) for name in names), report.best(ONE), report.best(WEAK)]
 
 
-def draw_sheet(report: Report, bench: Bench) -> Image.Image:
-    """Pictures of some ways at their best settings, from the same noise.
+def draw_shown(report: Report, bench: Bench) -> Image.Image:
+    """A sheet of some ways at their best settings, from the same noise.
 
     Args:
         report: with the settings.
         bench: of the same kind of pictures.
     """
-    classes = bench.kind.classes
-    rows = shown(report)
-    width = LABEL_WIDTH + len(classes) * (CELL + GAP) + 2 * MARGIN
-    height = len(rows) * (EACH * CELL + GAP) + CAPTION + 2 * MARGIN
-    sheet = Image.new("RGB", (width, height), GROUND)
-    draw = ImageDraw.Draw(sheet)
-    for column, name in enumerate(classes):
-        x = MARGIN + LABEL_WIDTH + column * (CELL + GAP) + CELL // 2
-        draw.text((x, MARGIN), name, DIM_TEXT, ImageFont.load_default(13), anchor="ma")
-    for i, row in enumerate(rows):
-        top = MARGIN + CAPTION + i * (EACH * CELL + GAP)
-        distance = f"distance {row.mean('distance'):.3f}"
-        lines = [(row.name, 18, TEXT), (words(row.setting), 13, DIM_TEXT), (distance, 13, DIM_TEXT)]
-        for j, (text, size, colour) in enumerate(lines):
-            place = (MARGIN, top + CELL - 24 + 24 * j)
-            draw.text(place, text, colour, ImageFont.load_default(size), anchor="lm")
+    kind, rows = bench.kind, []
+    for row in shown(report):
         inputs = bench.ways[row.name].inputs(**row.setting)
-        pictures, labels = bench.studio.draw(inputs, EACH * len(classes), SEEDS[0])
-        for label in range(len(classes)):
-            for j, picture in enumerate(pictures[labels == label]):
-                pixels = (picture * 255).round().to(torch.uint8).numpy()
-                place = (MARGIN + LABEL_WIDTH + label * (CELL + GAP), top + j * CELL)
-                small = Image.fromarray(pixels)
-                sheet.paste(small.resize((CELL, CELL), Image.Resampling.BICUBIC), place)
-    return sheet
+        pictures, labels = bench.studio.draw(inputs, EACH * len(kind.classes), SEEDS[0])
+        written = [
+            Label(row.name, LARGE),
+            Label(words(row.setting), colour=DIM_TEXT),
+            Label(f"distance {row.mean('distance'):.3f}"),
+        ]
+        of_class = [pictures[labels == label] for label in range(len(kind.classes))]
+        rows.append(SheetRow(written, [list(map(_image, each)) for each in of_class]))
+    return draw_sheet(kind.classes, rows, (kind.credit, "the same noise in every row"))
+
+
+def _image(picture: Tensor) -> Image.Image:
+    return Image.fromarray((picture * 255).round().to(torch.uint8).numpy())

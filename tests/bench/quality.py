@@ -94,7 +94,7 @@ def write_page(afresh: bool) -> Path:
     for report in reports:
         bench = pictures.Bench.of(report.kind)
         pictures_plots.plot(report, PICTURES / f"{report.kind}_plots.png")
-        sheet = pictures_plots.draw_sheet(report, bench)
+        sheet = pictures_plots.draw_shown(report, bench)
         sheet.save(PICTURES / f"{report.kind}_sheet.jpg", quality=88)
         section = pictures_report.section(report, PICTURES.name)
         found = pictures_report.targets(report)

@@ -12,6 +12,7 @@ import demo
 from digits.classifier import read_digits
 from engine.server import NodeError
 from engine.workflow import WorkflowError, find_node, to_prompt
+from sheet import CELL
 from tiny.judge import CLASSES
 from tiny.node_pack import EMOJI_CLASSES
 
@@ -188,9 +189,9 @@ def test_sheet_of_the_demo_has_every_picture_that_it_counts_as_shown():
         for way in demo.WAYS
     ]
     assert {row.count for row in rows} == {4}
-    sheet = demo.draw_sheet(rows)
-    shown = dict((colour, count) for count, colour in sheet.getcolors(sheet.width * sheet.height))
-    assert [shown[colour] for colour in colours] == [len(rows) * demo.CELL**2] * len(colours)
+    drawn = demo.draw(rows)
+    shown = dict((colour, count) for count, colour in drawn.getcolors(drawn.width * drawn.height))
+    assert [shown[colour] for colour in colours] == [len(rows) * CELL**2] * len(colours)
 
 
 def test_same_model_as_weak_model_is_an_error_of_the_guider(server, prompt_of):
