@@ -7,7 +7,6 @@ artist can set the same. Where a way has several settings, all of their combinat
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +25,7 @@ SHAPED = "schedules and shapes"
 CHEAP = "at less cost"
 UNGUIDED, CLASSIFIER_FREE = "no guidance", "classifier-free"
 INTERVAL, NEGATIVE = "interval", "negative prompt"
+SKIPPING = "weakened: by skipping blocks"
 
 Setting = Mapping[str, Any]
 
@@ -77,9 +77,9 @@ class Scales:
     dynamic: Sequence[float] = (2.0, 4.0, 8.0)
     weak: Sequence[float] = (1.5, 2.0, 2.5, 3.0, 4.0)
     one: Sequence[float] = (1.25, 1.5, 1.75, 2.0, 3.0)
-    few: Sequence[float] = (1.5, 2.0, 3.0)
-    firm: Sequence[float] = (2.0, 3.0, 4.0)
-    share: Sequence[float] = (0.06, 0.12, 0.25)
+    few: Sequence[float] = (1.5, 2.0, 3.0, 4.0)
+    firm: Sequence[float] = (2.0, 3.0, 4.0, 6.0)
+    share: Sequence[float] = (0.06, 0.12, 0.25, 0.5)
     little: Sequence[float] = (1.1, 1.25, 1.5)
     mild: Sequence[float] = (1.25, 1.5, 2.0)
     during: Sequence[tuple[float, float]] = ((0.1, 0.6), (0.1, 0.9), (0.3, 0.6), (0.3, 0.9))
@@ -95,7 +95,8 @@ def words(setting: Setting) -> str:
 def _word(name: str, value: Any) -> str:
     if isinstance(value, tuple):
         return "from {:.0%} to {:.0%}".format(*value)
-    return value if isinstance(value, str) else f"{name.replace('_', ' ')} {value:g}"
+    written = value if isinstance(value, str) else f"{value:g}"
+    return written if name == "mode" else f"{name.replace('_', ' ')} {written}"
 
 
 def _unguided() -> Inputs:
@@ -223,36 +224,37 @@ def _node(node_id: str, **inputs: Any) -> Callable[[Studio], Any]:
     return lambda studio: studio.node(node_id, **inputs)
 
 
-# Strengths around those that the tooltips call useful, the default among them.
-_STRENGTHS: dict[str, dict[str, tuple[Any, ...]]] = {
-    "WeakenWithNoise": {"amount": (0.1, 0.3)},
-    "WeakenWithFewerBits": {"bits": (3, 4)},
-    "WeakenWithLowRank": {"keep": (0.1, 0.25, 0.5)},
-    "WeakenWithDropout": {"rate": (0.1, 0.2)},
-    "WeakenAttention": {"mode": ("identity", "blur", "window"), "blocks": ("auto", "all")},
-    "WeakenBySkippingBlocks": {"blocks": ("0", "1")},
-    "WeakenTokens": {"strength": (0.5, 1.0)},
+# The nodes that weaken a model, with strengths around those that the tooltips call useful.
+_WEAKENING: dict[str, tuple[str, dict[str, tuple[Any, ...]]]] = {
+    "weakened: with noise": ("WeakenWithNoise", {"amount": (0.1, 0.3)}),
+    "weakened: with fewer bits": ("WeakenWithFewerBits", {"bits": (3, 4)}),
+    "weakened: with low rank": ("WeakenWithLowRank", {"keep": (0.1, 0.25, 0.5)}),
+    "weakened: with dropout": ("WeakenWithDropout", {"rate": (0.1, 0.2)}),
+    "weakened: attention": (
+        "WeakenAttention",
+        {"mode": ("identity", "blur", "window"), "blocks": ("auto", "all")},
+    ),
+    SKIPPING: ("WeakenBySkippingBlocks", {"blocks": ("0", "1")}),
+    "weakened: tokens": ("WeakenTokens", {"strength": (0.5, 1.0)}),
 }
 
 
 def _one_checkpoint(scales: Scales) -> Iterator[Method]:
-    for node_id, strengths in _STRENGTHS.items():
-        name = re.sub("([A-Z])", r" \1", node_id.removeprefix("Weaken")).strip().lower()
+    for name, (node_id, strengths) in _WEAKENING.items():
         choices = {**strengths, "weak_scale": scales.one}
-        yield Method(f"weakened: {name}", ONE, _weakened(node_id), choices)
+        yield Method(name, ONE, _weakened(node_id), choices)
     choices = {"weak_scale": scales.one, "amount": (0.5,), "mode": ("drop", "noise", "blur")}
     yield Method("weakened: prompt", ONE, _weakened_prompt, choices)
     # A skipped block tells most at low noise.
-    skipping = "WeakenBySkippingBlocks"
     choices = {"weak_scale": scales.few, "during": scales.late}
-    yield Method("weakened: by skipping blocks, late", ONE_SHAPED, _skipping_blocks, choices)
+    yield Method(f"{SKIPPING}, late", ONE_SHAPED, _skipping_blocks, choices)
     for name, parts in (
         ("rising ramp", {"weak_schedule": _node("GuidanceRamp")}),
         ("frequencies", {"weak_shape": _node("FrequencyShape")}),
     ):
         choices = {"weak_scale": scales.one}
-        inputs = _weakened(skipping, **parts)
-        yield Method(f"weakened: by skipping blocks, {name}", ONE_SHAPED, inputs, choices)
+        inputs = _weakened("WeakenBySkippingBlocks", **parts)
+        yield Method(f"{SKIPPING}, {name}", ONE_SHAPED, inputs, choices)
 
 
 def methods(weak: Iterable[str], best: str, weakest: str, scales: Scales) -> list[Method]:

@@ -15,6 +15,7 @@ from .methods import (
     ONE_SHAPED,
     REFERENCE,
     SHAPED,
+    SKIPPING,
     UNGUIDED,
     WEAK,
     words,
@@ -41,6 +42,27 @@ def section(report: Report, pictures: str) -> str:
         if rows:
             parts.append(f"### {report.kind.capitalize()}: {group}\n\n{table(rows)}")
     return "\n\n".join(parts)
+
+
+def summary(reports: Sequence[Report]) -> str:
+    """The plain ways, on all kinds of pictures: the table that the README has as well."""
+    first, *_ = reports
+    ways = [row.name for row in first.rows if row.group in (REFERENCE, WEAK)] + [SKIPPING]
+    measures = ("distance", "coverage", "passes")
+    header = ["way"] + [f"{report.kind}: {each}" for report in reports for each in measures]
+    lines = [
+        [name, *(cell for report in reports for cell in _summed_up(report.row(name)))]
+        for name in ways
+    ]
+    return markdown_table(header, lines, numbers=True)
+
+
+def _summed_up(row: Row) -> list[str]:
+    return [
+        mean_sd(row.values("distance"), 2),
+        mean_sd(row.values("coverage"), 2),
+        f"{row.passes:.2f}",
+    ]
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -149,6 +149,7 @@ def test_settings_are_all_combinations():
     assert [words(each) for each in way.settings()] == ["x 1, p", "x 1, q", "x 2, p", "x 2, q"]
     assert Method("a", WEAK, lambda: None).settings() == [{}]
     assert words({"weak_scale": 2.0, "during": (0.1, 0.35)}) == "weak scale 2, from 10% to 35%"
+    assert words({"mode": "blur", "blocks": "1"}) == "blur, blocks 1"
 
 
 class FakeStudio:
@@ -251,6 +252,21 @@ def test_section_has_a_table_for_each_group():
     assert "results/digits_plots.png" in text and "results/digits_sheet.jpg" in text
     assert "0.500 ± 0.050" in text
     assert "20.0 and 50.0 times" in text
+
+
+def test_summary_has_the_plain_ways_of_all_kinds():
+    skipping = row("weakened: by skipping blocks", ONE, 0.6, 1.5)
+    found = replace(report(), rows=[*report().rows, skipping])
+    lines = pictures_report.summary([found, found]).splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2:]] == [
+        "no guidance",
+        "classifier-free",
+        "interval",
+        "negative prompt",
+        "weak: earlier",
+        "weakened: by skipping blocks",
+    ]
+    assert lines[-1].count("| 0.60 ± 0.06 | 0.40 ± 0.00 | 1.50 ") == 2
 
 
 def test_frontier_leaves_out_what_is_beaten():
