@@ -14,7 +14,7 @@ from matplotlib.ticker import NullFormatter, ScalarFormatter
 from PIL import Image
 from torch import Tensor
 
-from sheet import DIM_TEXT, LARGE, Label, SheetRow, draw_sheet
+from sheet import DIM_TEXT, Label, SheetRow, draw_sheet
 
 from .methods import (
     BOTH,
@@ -33,7 +33,7 @@ from .methods import (
 from .pictures import SEEDS, Bench, Report, Row
 from .plane_plots import STYLE
 
-SIZE, DPI = (12.0, 5.4), 110
+SIZE, DPI = (12.0, 6.6), 110
 # Okabe and Ito's colours, which colour-blind people can tell apart; a marker for each as well.
 LOOKS = {
     REFERENCE: ("#d55e00", "s"),
@@ -44,7 +44,8 @@ LOOKS = {
     SHAPED: ("#7a7a7a", "x"),
     CHEAP: ("#e69f00", "v"),
 }
-EACH = 2  # So many pictures of each class are on the sheet.
+# On the sheet: pictures of each class, and the size at which the longest name fits.
+EACH, NAME = 2, 18
 
 
 def plot(report: Report, path: Path) -> None:
@@ -76,7 +77,7 @@ def _over_scale(axes: Axes, report: Report) -> None:
     axes.set_ylim(0, 2 * unguided)
     axes.set_xlabel("scale")
     axes.set_title("Fréchet distance over the scale")
-    axes.legend(fontsize=9)
+    _legend(axes)
 
 
 def _is_sweep(row: Row) -> bool:
@@ -103,18 +104,28 @@ def _over_passes(axes: Axes, report: Report) -> None:
         color="#000000",
         alpha=0.35,
     )
-    for row in best:
+    leader = {"arrowstyle": "-", "color": "#00000060", "relpos": (0, 1), "shrinkA": 0, "shrinkB": 4}
+    # Nothing lies below. The first is the lowest, so that no line crosses another one's name.
+    for i, row in enumerate(best):
         axes.annotate(
             row.name,
             (row.passes, row.mean("distance")),
-            xytext=(4, -10),
-            textcoords="offset points",
+            xytext=(row.passes, 0.03 + 0.05 * i),
+            textcoords=axes.get_xaxis_transform(),
+            arrowprops=leader,
             fontsize=9,
         )
     axes.set_ylim(bottom=0)
+    axes.set_xlim(right=max(row.passes for row in report.rows) + 0.5)
     axes.set_xlabel("passes of the main model a step")
-    axes.set_title("Fréchet distance over cost")
-    axes.legend(fontsize=9)
+    axes.set_title("Fréchet distance over cost; the line joins the best at each cost")
+    _legend(axes)
+
+
+def _legend(axes: Axes) -> None:
+    """Below the axes, where it hides nothing."""
+    place = (0.5, -0.14)
+    axes.legend(fontsize=9, loc="upper center", bbox_to_anchor=place, ncols=2, frameon=False)
 
 
 def frontier(rows: Sequence[Row]) -> list[Row]:
@@ -143,11 +154,9 @@ def draw_shown(report: Report, bench: Bench) -> Image.Image:
     for row in shown(report):
         inputs = bench.ways[row.name].inputs(**row.setting)
         pictures, labels = bench.studio.draw(inputs, EACH * len(kind.classes), SEEDS[0])
-        written = [
-            Label(row.name, LARGE),
-            Label(words(row.setting), colour=DIM_TEXT),
-            Label(f"distance {row.mean('distance'):.3f}"),
-        ]
+        written = [Label(row.name, NAME), Label(f"distance {row.mean('distance'):.3f}")]
+        if row.setting:
+            written.insert(1, Label(words(row.setting), colour=DIM_TEXT))
         of_class = [pictures[labels == label] for label in range(len(kind.classes))]
         rows.append(SheetRow(written, [list(map(_image, each)) for each in of_class]))
     return draw_sheet(kind.classes, rows, (kind.credit, "the same noise in every row"))

@@ -54,7 +54,7 @@ def summary(reports: Sequence[Report]) -> str:
         [name, *(cell for report in reports for cell in _summed_up(report.row(name)))]
         for name in ways
     ]
-    return markdown_table(header, lines, numbers=True)
+    return markdown_table(header, lines, words=1)
 
 
 def _summed_up(row: Row) -> list[str]:
@@ -92,7 +92,7 @@ def table(rows: Sequence[Row]) -> str:
         ]
         for row in sorted(rows, key=lambda row: row.mean("distance"))
     ]
-    return markdown_table(header, lines, numbers=True)
+    return markdown_table(header, lines, words=2)
 
 
 def _intro(report: Report) -> str:

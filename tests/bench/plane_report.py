@@ -151,7 +151,7 @@ def _best(results: Results) -> str:
         )
     rows.append(["true points", "", *_cells(results.truth), ""])
     header = ("way", "scale", "outliers", "coverage", "KL", "W₁", "passes")
-    return markdown_table(header, rows, numbers=True)
+    return markdown_table(header, rows, words=1)
 
 
 def _cells(runs: Sequence[Run]) -> list[str]:
@@ -200,7 +200,7 @@ def _by_cfg(results: Results) -> str:
         ]
         for row, each in enumerate(columns[BAD_VERSION])
     ]
-    return markdown_table(("cfg", "outliers", "coverage lost", *COMPARED), rows, numbers=True)
+    return markdown_table(("cfg", "outliers", "coverage lost", *COMPARED), rows, words=1)
 
 
 def _summary(results: Results) -> str:
@@ -230,7 +230,7 @@ def _summary(results: Results) -> str:
         "as little coverage",
         "outliers: greatest",
     )
-    return markdown_table(header, rows, numbers=True)
+    return markdown_table(header, rows, words=1)
 
 
 def _verdicts(results: Results) -> str:

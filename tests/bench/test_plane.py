@@ -26,7 +26,7 @@ from tabular import markdown_table
 
 
 def test_table_has_words_on_the_left_and_numbers_on_the_right():
-    text = markdown_table(("way", "scale"), [("none", ""), ("weak", "2")], numbers=True)
+    text = markdown_table(("way", "scale"), [("none", ""), ("weak", "2")], words=1)
     assert text == "| way | scale |\n| --- | ---: |\n| none |  |\n| weak | 2 |"
 
 
