@@ -1155,19 +1155,19 @@ def test_distilled_unet_weakens_itself(depth, guide):
     assert distance(itself, run.sample(core_guider(model, positive))) > 1e-3
 
 
-def test_what_is_neither_unet_nor_transformer_gets_noise(pack, monkeypatch, caplog):
+def test_what_is_neither_unet_nor_transformer_loses_rank(pack, monkeypatch, caplog):
     """Checked on the way only, since no such network is built small."""
     asked = []
 
-    def with_noise(node, model, **settings):
+    def with_low_rank(node, model, **settings):
         asked.append(settings)
         return model
 
-    monkeypatch.setattr(pack.guiders.auto.weak_weights, "with_noise", with_noise)
+    monkeypatch.setattr(pack.guiders.auto.weak_weights, "with_low_rank", with_low_rank)
     model = sd3(0)
     bare = model.clone()
     bare.add_object_patch("diffusion_model", torch.nn.Sequential(torch.nn.Linear(2, 2)))
     with caplog.at_level(logging.INFO):
         pack.guiders.auto.weak_version("Some Node", bare)
-    assert asked[0]["amount"] == 0.1 and len(asked[0]["keys"]) > 10
-    assert "noise on its weights" in caplog.text
+    assert asked[0]["keep"] == 0.5 and len(asked[0]["keys"]) > 10
+    assert "half of the rank of its weights" in caplog.text
