@@ -425,11 +425,11 @@ class DistanceCalibrated(io.ComfyNode):
             inputs=[
                 number(
                     "share",
-                    0.1,
+                    0.2,
                     0.0,
                     10.0,
                     0.01,
-                    "How far to push, in parts of that distance. 0.05 to 0.2 is useful. It takes "
+                    "How far to push, in parts of that distance. 0.1 to 0.5 is useful. It takes "
                     "the place of the number on the guider, where 1 is still off and less than 1 "
                     "pulls.",
                 ),

@@ -25,7 +25,7 @@ SHAPED = "schedules and shapes"
 CHEAP = "at less cost"
 UNGUIDED, CLASSIFIER_FREE = "no guidance", "classifier-free"
 INTERVAL, NEGATIVE = "interval", "negative prompt"
-SKIPPING = "weakened: by skipping blocks"
+SKIPPING, LOW_RANK = "weakened: by skipping blocks", "weakened: with low rank"
 
 Setting = Mapping[str, Any]
 
@@ -228,7 +228,7 @@ def _node(node_id: str, **inputs: Any) -> Callable[[Studio], Any]:
 _WEAKENING: dict[str, tuple[str, dict[str, tuple[Any, ...]]]] = {
     "weakened: with noise": ("WeakenWithNoise", {"amount": (0.1, 0.3)}),
     "weakened: with fewer bits": ("WeakenWithFewerBits", {"bits": (3, 4)}),
-    "weakened: with low rank": ("WeakenWithLowRank", {"keep": (0.1, 0.25, 0.5)}),
+    LOW_RANK: ("WeakenWithLowRank", {"keep": (0.1, 0.25, 0.5)}),
     "weakened: with dropout": ("WeakenWithDropout", {"rate": (0.1, 0.2)}),
     "weakened: attention": (
         "WeakenAttention",

@@ -11,6 +11,7 @@ from .methods import (
     CHEAP,
     CLASSIFIER_FREE,
     INTERVAL,
+    LOW_RANK,
     ONE,
     ONE_SHAPED,
     REFERENCE,
@@ -30,24 +31,30 @@ UNDERFITTING = 5.0
 CHEAP_PASSES = 1.25
 
 
-def section(report: Report, pictures: str) -> str:
+def section(report: Report, pictures: str, credit: str = "") -> str:
     """The tables and plots of one kind of pictures, in Markdown.
 
     Args:
         pictures: folder of the plots, from the page.
+        credit: of what the pictures show.
     """
     parts = [_intro(report), _plots(report, pictures)]
+    if credit:
+        parts.append(f"*{credit}*")
     for group in GROUPS:
         rows = [row for row in report.rows if row.group == group]
         if rows:
             parts.append(f"### {report.kind.capitalize()}: {group}\n\n{table(rows)}")
+        if rows and group == BOTH:
+            parts.append(_together(report))
     return "\n\n".join(parts)
 
 
 def summary(reports: Sequence[Report]) -> str:
     """The plain ways, on all kinds of pictures: the table that the README has as well."""
     first, *_ = reports
-    ways = [row.name for row in first.rows if row.group in (REFERENCE, WEAK)] + [SKIPPING]
+    plain = [row.name for row in first.rows if row.group in (REFERENCE, WEAK, BOTH)]
+    ways = [*plain, SKIPPING, LOW_RANK]
     measures = ("distance", "coverage", "passes")
     header = ["way"] + [f"{report.kind}: {each}" for report in reports for each in measures]
     lines = [
@@ -110,6 +117,16 @@ def _intro(report: Report) -> str:
         f"{report.halves[1]:.4f}; the main model without "
         f"guidance is at {features:.1f} and {pixels:.1f} times that."
     )
+
+
+def _together(report: Report) -> str:
+    """What two pushes come to, over the best that one of them does."""
+    both, weak = report.best(BOTH), report.best(WEAK)
+    alone = [report.row(CLASSIFIER_FREE), report.row(INTERVAL), weak]
+    ratios = [
+        f"{both.mean('distance') / row.mean('distance'):.2f} of that of {row.name}" for row in alone
+    ]
+    return f"The distance of both together is {listing(ratios)}."
 
 
 def _plots(report: Report, pictures: str) -> str:

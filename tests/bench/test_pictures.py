@@ -9,7 +9,7 @@ import torch
 from bench import coarse, kinds, methods, pictures, pictures_report, quality
 from bench import studio as studio_module
 from bench.measures import Outcome
-from bench.methods import CHEAP, ONE, ONE_SHAPED, REFERENCE, WEAK, Method, words
+from bench.methods import BOTH, CHEAP, ONE, ONE_SHAPED, REFERENCE, WEAK, Method, words
 from bench.pictures import Report, Row
 from bench.pictures_plots import frontier, shown
 from bench.records import Records
@@ -222,6 +222,7 @@ def report(weak=0.5, one=0.7, cheap=0.55, coverage=0.4):
         row("weakened: tokens", ONE, one),
         row("weakened: tokens, late", ONE_SHAPED, one - 0.1),
         row("weak, every 4", CHEAP, cheap, 1.25),
+        row("two", BOTH, 0.6, 3.0),
     ]
     return Report("digits", rows, (0.1, 0.01), 50, 60, 40)
 
@@ -248,7 +249,8 @@ def test_a_missed_target_is_told(change, missed):
 
 def test_section_has_a_table_for_each_group():
     text = pictures_report.section(report(), "results")
-    assert text.count("| way |") == 5
+    assert text.count("| way |") == 6
+    assert "0.60 of that of classifier-free, 0.75 of that of interval and 1.20 of that" in text
     assert "results/digits_plots.png" in text and "results/digits_sheet.jpg" in text
     assert "0.500 ± 0.050" in text
     assert "20.0 and 50.0 times" in text
@@ -256,7 +258,8 @@ def test_section_has_a_table_for_each_group():
 
 def test_summary_has_the_plain_ways_of_all_kinds():
     skipping = row("weakened: by skipping blocks", ONE, 0.6, 1.5)
-    found = replace(report(), rows=[*report().rows, skipping])
+    low_rank = row("weakened: with low rank", ONE, 0.7)
+    found = replace(report(), rows=[*report().rows, skipping, low_rank])
     lines = pictures_report.summary([found, found]).splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:]] == [
         "no guidance",
@@ -264,9 +267,11 @@ def test_summary_has_the_plain_ways_of_all_kinds():
         "interval",
         "negative prompt",
         "weak: earlier",
+        "two",
         "weakened: by skipping blocks",
+        "weakened: with low rank",
     ]
-    assert lines[-1].count("| 0.60 ± 0.06 | 0.40 ± 0.00 | 1.50 ") == 2
+    assert lines[-2].count("| 0.60 ± 0.06 | 0.40 ± 0.00 | 1.50 ") == 2
 
 
 def test_frontier_leaves_out_what_is_beaten():
@@ -278,7 +283,11 @@ def test_frontier_leaves_out_what_is_beaten():
 
 
 def test_sheet_shows_the_best_of_each():
-    assert [each.name for each in shown(report())][-2:] == ["weakened: tokens", "weak: earlier"]
+    assert [each.name for each in shown(report())][-3:] == [
+        "weakened: tokens",
+        "weak: earlier",
+        "two",
+    ]
 
 
 def test_best_way_is_the_one_of_the_choosing_seed():
