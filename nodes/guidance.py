@@ -62,9 +62,9 @@ def _weak_every_input() -> io.Int.Input:
         # So that workflows and prompts from before it was there still run.
         optional=True,
         tooltip="In how many steps the weak model works once; the steps between use the push that "
-        "it led to last. 1 is every step. 2 to 4 is faster where the weak model is as large as the "
-        "model: 4 makes a quarter of its passes. The higher, the further the picture moves from "
-        "that of 1.",
+        "it led to last. 1 is every step. Where the weak model is as large as the model, 2 is "
+        "faster at hardly any loss, and 4 makes a quarter of its passes. The higher, the further "
+        "the picture moves from that of 1.",
     )
 
 

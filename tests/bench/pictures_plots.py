@@ -44,8 +44,8 @@ LOOKS = {
     SHAPED: ("#7a7a7a", "x"),
     CHEAP: ("#e69f00", "v"),
 }
-# Of the distance without guidance: what the plot of the cost has room for.
-MOST = 1.3
+# Times the distance without guidance: what the plots have room for.
+MOST_OF_SCALES, MOST_OF_COST = 1.7, 1.3
 # On the sheet: pictures of each class, and the size at which the longest name fits.
 EACH, NAME = 2, 18
 
@@ -76,7 +76,7 @@ def _over_scale(axes: Axes, report: Report) -> None:
     axes.set_xticks([1, 1.5, 2, 3, 4, 8])
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_ylim(0, 1.7 * unguided)
+    axes.set_ylim(0, MOST_OF_SCALES * unguided)
     axes.set_xlabel("scale")
     axes.set_title("Fréchet distance over the scale")
     _legend(axes)
@@ -106,19 +106,8 @@ def _over_passes(axes: Axes, report: Report) -> None:
         color="#000000",
         alpha=0.35,
     )
-    leader = {"arrowstyle": "-", "color": "#00000060", "relpos": (0, 1), "shrinkA": 0, "shrinkB": 4}
-    top = MOST * report.row(UNGUIDED).mean("distance")
-    step = min(0.05, (best[-1].mean("distance") / top - 0.06) / len(best))
-    # Nothing lies below. The first is the lowest, so that no line crosses another one's name.
-    for i, row in enumerate(best):
-        axes.annotate(
-            row.name,
-            (row.passes, row.mean("distance")),
-            xytext=(row.passes, 0.02 + i * step),
-            textcoords=axes.get_xaxis_transform(),
-            arrowprops=leader,
-            fontsize=9,
-        )
+    top = MOST_OF_COST * report.row(UNGUIDED).mean("distance")
+    _name_best(axes, best, top)
     for row in report.rows:
         if row.mean("distance") > top:
             text = f"{row.name}: {row.mean('distance'):.2f} ↑"
@@ -129,6 +118,24 @@ def _over_passes(axes: Axes, report: Report) -> None:
     axes.set_xlabel("passes of the main model a step")
     axes.set_title("Fréchet distance over cost; the line joins the best at each cost")
     _legend(axes)
+
+
+def _name_best(axes: Axes, best: Sequence[Row], top: float) -> None:
+    """Names below the points, where nothing else lies.
+
+    The first is the lowest, so that no line crosses another one's name.
+    """
+    leader = {"arrowstyle": "-", "color": "#00000060", "relpos": (0, 1), "shrinkA": 0, "shrinkB": 4}
+    step = min(0.05, (best[-1].mean("distance") / top - 0.06) / len(best))
+    for i, row in enumerate(best):
+        axes.annotate(
+            row.name,
+            (row.passes, row.mean("distance")),
+            xytext=(row.passes, 0.02 + i * step),
+            textcoords=axes.get_xaxis_transform(),
+            arrowprops=leader,
+            fontsize=9,
+        )
 
 
 def _legend(axes: Axes) -> None:

@@ -319,11 +319,7 @@ class ComfyPage:
         Returns:
             The titles of all nodes that the page offers, the best one first.
         """
-        # On a busy machine the second click may come late. Elsewhere, two clicks remain two.
-        usual = self._double_click_within(60_000)
-        self.page.mouse.dblclick(*self._on_screen([0, 250]))
-        self._double_click_within(usual)
-        box = self.page.locator(".comfy-vue-node-search-box")
+        box = self._search_box()
         box.locator("input").fill(text)
         offered = box.locator(".option-display-name > div > span:first-child")
         wanted = offered.filter(has_text=re.compile(f"^{re.escape(title)}$"))
@@ -333,6 +329,22 @@ class ComfyPage:
         # While it fades out, what it lies on still takes all clicks.
         self.page.locator(".node-search-box-dialog-mask").wait_for(state="detached")
         return titles
+
+    def _search_box(self) -> Locator:
+        """Open the search by a double click."""
+        box = self.page.locator(".comfy-vue-node-search-box")
+        for patience in PATIENCE:
+            # On a busy machine the second click may come late. Elsewhere, two clicks remain two.
+            usual = self._double_click_within(60_000)
+            self.page.mouse.dblclick(*self._on_screen([0, 250]))
+            self._double_click_within(usual)
+            try:
+                box.wait_for(timeout=patience)
+                return box
+            except OutOfPatience:
+                # There the page may miss clicks on a graph that it has just emptied, too.
+                continue
+        raise TimeoutError(f"The search did not open after {len(PATIENCE)} double clicks.")
 
     def help(self, node_id: int) -> str:
         """Select a node, press the button for its help; returns the text of the help page."""
