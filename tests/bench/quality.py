@@ -90,7 +90,10 @@ that, and a push away from no prompt, or another one, does. What it mends instea
 which classifier-free guidance lowers and a bad version raises. So the two add up, and both together
 are best by far. Tried without better success: an earlier, a smaller and a smaller earlier version,
 every schedule and shape of the tables, and scales up to 6. Untried is a main model of emoji with
-less training, which would have more to gain."""
+less training, which would have more to gain.
+
+In pixels, which show layout and colour only, hardly any push brings the emoji nearer to the real
+ones, and strong ones take them away: they make colours stronger than they are."""
 
 
 def main(arguments: Sequence[str] | None = None) -> str | None:
