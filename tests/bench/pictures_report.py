@@ -115,8 +115,8 @@ def _intro(report: Report) -> str:
         f"{report.fewer} pictures, by the distance, and so was which of some ways is called the "
         f"best. Two halves of the real pictures are {report.halves[0]:.3f} apart, in pixels "
         f"{report.halves[1]:.4f}; the main model without guidance is at {features:.1f} and "
-        f"{pixels:.1f} times that. A half has fewer pictures than a run, which makes the distance of "
-        "halves greater by itself; so less than once can be."
+        f"{pixels:.1f} times that. A half has fewer pictures than a run, which makes the distance "
+        "of halves greater by itself; so less than once can be."
     )
 
 
