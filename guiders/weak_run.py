@@ -137,6 +137,9 @@ class WeakRun(comfy.samplers.CFGGuider):
         Returns:
             A tensor like ``x``, on its device.
         """
+        if self.inner_model.current_patcher is None:
+            # A main run cleans its additional models up, and another pack may start it again.
+            self.model_patcher.pre_run()
         device = self.model_patcher.load_device
         with self._swap.in_place() if self._swap is not None else nullcontext():
             (denoised,) = comfy.samplers.calc_cond_batch(

@@ -289,6 +289,27 @@ def test_wrapper_of_another_pack_that_samples_twice(kind, main, weak, positive, 
     assert torch.equal(run.sample(guide(model=twice, positive=positive, **inputs)), once)
 
 
+@pytest.mark.parametrize("kind", ["another checkpoint", "same base", "other prompt"])
+def test_wrapper_behind_the_patch_that_samples_twice(kind, main, weak, positive, negative, patch):
+    """There both times are within one run of the weak model."""
+    inputs = {
+        "another checkpoint": {"weak_model": weak},
+        "same base": {"weak_model": add_weights(main)},
+        "other prompt": {"weak_positive": negative},
+    }[kind]
+    patched = patch(main, **inputs)
+    run = Run.of(main)
+    once = run.sample(core_guider(patched, positive, negative, CFG))
+    twice = patched.clone()
+    twice.add_wrapper_with_key(
+        WrappersMP.OUTER_SAMPLE,
+        "twice",
+        lambda executor, *args, **kwargs: [executor(*args, **kwargs) for _ in range(2)][1],
+    )
+    assert torch.equal(run.sample(core_guider(twice, positive, negative, CFG)), once)
+    assert weak.model.current_patcher is None
+
+
 def test_same_guider_twice(main, weak, positive, negative, guide):
     guider = guide(model=main, positive=positive, negative=negative, weak_model=weak)
     run = Run.of(main)
