@@ -52,8 +52,10 @@ digits also in the width of their strokes, and a part of the originals is held o
 fixed, short trials were made with noise of other seeds than those below: main models of the digits
 with less and with more training, bad versions of the emoji with less and with more of it. Some
 things were settled later, after a look at the seed that settings are chosen by: more strengths for
-the nodes that weaken the model itself, skipped blocks with a schedule or a shape, the range of the
-emoji's scales, and that their smaller model is the one tried with savings, schedules and shapes.
+the nodes that weaken the model itself, higher scales where the highest had been best, skipped
+blocks with a schedule or a shape, the range of the emoji's scales, and that their smaller model is
+the one tried with savings, schedules and shapes. By then, most of the digits' figures below were
+known; their plain ways were left as they were.
 
 **What is compared.** All pictures are drawn by the pack's own nodes and ComfyUI's own sampler
 (`euler`, {steps} steps), the same classes from the same noise for each way to guide. The negative
