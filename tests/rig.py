@@ -212,6 +212,16 @@ def unguided(model: ModelPatcher) -> ModelPatcher:
     return plain
 
 
+def sampling_twice(model: ModelPatcher) -> ModelPatcher:
+    """The model as another pack would wrap it that samples twice and keeps the second."""
+    twice = model.clone()
+    twice.add_wrapper(
+        WrappersMP.OUTER_SAMPLE,
+        lambda executor, *args, **kwargs: [executor(*args, **kwargs) for _ in range(2)][1],
+    )
+    return twice
+
+
 def alone(
     run: Run, recording: Recording, model: ModelPatcher, *prompts: Conditioning
 ) -> list[list[Tensor]]:

@@ -17,7 +17,7 @@ import os
 import signal
 import statistics
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -70,6 +70,11 @@ class Row:
         return min(distance for _, distance in self.tried)
 
 
+def most_promising(rows: Iterable[Row]) -> Row:
+    """The way that had the least distance on the choosing seed."""
+    return min(rows, key=lambda row: row.promised)
+
+
 @dataclass(frozen=True)
 class Report:
     """What was measured on one kind of pictures.
@@ -96,8 +101,7 @@ class Report:
 
     def best(self, *groups: str) -> Row:
         """The way of some groups of the tables that had the least distance on the choosing seed."""
-        rows = [row for row in self.rows if row.group in groups]
-        return min(rows, key=lambda row: row.promised)
+        return most_promising(row for row in self.rows if row.group in groups)
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib as mpl
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 from PIL import Image
-from torch import Tensor
 
 from sheet import DIM_TEXT, Label, SheetRow, draw_sheet
+from tiny.pictures import as_image
 
 from .methods import (
     BOTH,
@@ -175,9 +174,5 @@ def draw_shown(report: Report, bench: Bench) -> Image.Image:
         if row.setting:
             written.insert(1, Label(words(row.setting), colour=DIM_TEXT))
         of_class = [pictures[labels == label] for label in range(len(kind.classes))]
-        rows.append(SheetRow(written, [list(map(_image, each)) for each in of_class]))
+        rows.append(SheetRow(written, [list(map(as_image, each)) for each in of_class]))
     return draw_sheet(kind.classes, rows, (kind.credit, "the same noise in every row"))
-
-
-def _image(picture: Tensor) -> Image.Image:
-    return Image.fromarray((picture * 255).round().to(torch.uint8).numpy())

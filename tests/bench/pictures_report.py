@@ -21,7 +21,7 @@ from .methods import (
     WEAK,
     words,
 )
-from .pictures import CHOOSING_SEED, SEEDS, Report, Row
+from .pictures import CHOOSING_SEED, SEEDS, Report, Row, most_promising
 from .tables import Target, listing, mean_sd
 
 GROUPS = (REFERENCE, WEAK, ONE, ONE_SHAPED, CHEAP, BOTH, SHAPED)
@@ -124,9 +124,7 @@ def _together(report: Report) -> str:
     """What two pushes come to, over the best that one of them does."""
     both, weak = report.best(BOTH), report.best(WEAK)
     alone = [report.row(CLASSIFIER_FREE), report.row(INTERVAL), weak]
-    ratios = [
-        f"{both.mean('distance') / row.mean('distance'):.2f} of that of {row.name}" for row in alone
-    ]
+    ratios = [f"{_ratio(both, row):.2f} of that of {row.name}" for row in alone]
     return f"The distance of both together is {listing(ratios)}."
 
 
@@ -147,9 +145,8 @@ def targets(report: Report) -> list[Target]:
     weak = report.best(WEAK)
     one, shaped = report.best(ONE), report.best(ONE_SHAPED)
     # The interval is its schedule.
-    free_shaped = min(
-        (row for row in report.rows if row.name.startswith((f"{CLASSIFIER_FREE},", INTERVAL))),
-        key=lambda row: row.promised,
+    free_shaped = most_promising(
+        row for row in report.rows if row.name.startswith((f"{CLASSIFIER_FREE},", INTERVAL))
     )
     covered = weak.mean("coverage") >= unguided.mean("coverage")
     coverage = f"coverage {weak.mean('coverage'):.2f}, unguided {unguided.mean('coverage'):.2f}"
@@ -169,7 +166,7 @@ def targets(report: Report) -> list[Target]:
 
 
 def _at_most(what: str, row: Row, other: Row, most: float) -> Target:
-    ratio = row.mean("distance") / other.mean("distance")
+    ratio = _ratio(row, other)
     each = [a / b for a, b in zip(row.values("distance"), other.values("distance"), strict=True)]
     by_seed = listing([f"{one:.2f}" for one in each])
     return Target(
@@ -177,6 +174,10 @@ def _at_most(what: str, row: Row, other: Row, most: float) -> Target:
         f"{ratio:.2f} ({row.name} over {other.name}; by seed {by_seed})",
         ratio <= most,
     )
+
+
+def _ratio(row: Row, other: Row) -> float:
+    return row.mean("distance") / other.mean("distance")
 
 
 def _cheap(report: Report, unguided: Row) -> Target:
@@ -187,7 +188,7 @@ def _cheap(report: Report, unguided: Row) -> Target:
     what = f"gain at {CHEAP_PASSES:g} passes a step, at least 90 % of that of the best weak one"
     if not cheap:
         return Target(what, "no way is so cheap", False)
-    best = min(cheap, key=lambda row: row.promised)
+    best = most_promising(cheap)
     share = gain(best, unguided) / gain(full, unguided)
     return Target(what, f"{share:.0%} ({best.name}, {best.passes:.2f} passes)", share >= 0.9)
 

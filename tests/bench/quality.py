@@ -126,19 +126,18 @@ def write_page(afresh: bool) -> Path:
     targets = plane.targets(points)
     sections = []
     for report in reports:
-        bench = pictures.Bench.of(report.kind)
+        bench, name = pictures.Bench.of(report.kind), report.kind.capitalize()
         pictures_plots.plot(report, PICTURES / f"{report.kind}_plots.png")
         sheet = pictures_plots.draw_shown(report, bench)
         sheet.save(PICTURES / f"{report.kind}_sheet.jpg", quality=88)
         section = pictures_report.section(report, PICTURES.name, bench.kind.credit)
         found = pictures_report.targets(report)
         if report.kind == PROMISED:
-            name = report.kind.capitalize()
             targets += [each._replace(what=f"{name}: {each.what}") for each in found]
         else:
-            section += f"\n\n### {report.kind.capitalize()}: the digits' targets\n\n"
+            section += f"\n\n### {name}: the digits' targets\n\n"
             section += f"{verdicts(found)}\n\n{MISSED}"
-        sections.append(f"## {report.kind.capitalize()}\n\n{section}")
+        sections.append(f"## {name}\n\n{section}")
     parts = [
         INTRO.format(steps=studio.STEPS, families=families()),
         f"## In short\n\n{IN_SHORT}\n\n{pictures_report.summary(reports)}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ TRANSLATE = """async () => {
     await app.extensionManager.command.execute('Comfy.RefreshNodeDefinitions');
 }"""
 
-# How long to wait for a template to open before the next click, in milliseconds.
+# How long to wait before the next click for what a click opens, in milliseconds.
 PATIENCE = (15_000, 30_000, 60_000)
 
 # What the page has put on a node by itself, while the node ran: a text, a picture.
@@ -119,17 +120,18 @@ class ComfyPage:
         """Open a workflow by a click on its card in the template browser."""
         opened = """name => !document.querySelector('[role=dialog]')
             && app.extensionManager.workflow.activeWorkflow.filename === name"""
-        for patience in PATIENCE:
+
+        def click() -> None:
             if not self.page.get_by_role("dialog").first.is_visible():
                 self.open_templates()
             self.template_card(workflow).click()
-            try:
-                self.page.wait_for_function(opened, arg=workflow, timeout=patience)
-                return
-            except OutOfPatience:
-                # On a busy machine the cards still move when they are clicked, and it goes amiss.
-                continue
-        raise TimeoutError(f"The template {workflow} did not open after {len(PATIENCE)} clicks.")
+
+        # On a busy machine the cards still move when they are clicked, and it goes amiss.
+        _insist(
+            click,
+            lambda patience: self.page.wait_for_function(opened, arg=workflow, timeout=patience),
+            f"The template {workflow}",
+        )
 
     def save(self, name: str) -> None:
         """Save the open workflow, one that is not saved yet, under a name."""
@@ -333,18 +335,16 @@ class ComfyPage:
     def _search_box(self) -> Locator:
         """Open the search by a double click."""
         box = self.page.locator(".comfy-vue-node-search-box")
-        for patience in PATIENCE:
+
+        def double_click() -> None:
             # On a busy machine the second click may come late. Elsewhere, two clicks remain two.
             usual = self._double_click_within(60_000)
             self.page.mouse.dblclick(*self._on_screen([0, 250]))
             self._double_click_within(usual)
-            try:
-                box.wait_for(timeout=patience)
-                return box
-            except OutOfPatience:
-                # There the page may miss clicks on a graph that it has just emptied, too.
-                continue
-        raise TimeoutError(f"The search did not open after {len(PATIENCE)} double clicks.")
+
+        # A busy machine may miss clicks on a graph that has just been emptied.
+        _insist(double_click, lambda patience: box.wait_for(timeout=patience), "The search")
+        return box
 
     def help(self, node_id: int) -> str:
         """Select a node, press the button for its help; returns the text of the help page."""
@@ -413,3 +413,21 @@ class ComfyPage:
     def _on_screen(self, place: list[float]) -> tuple[float, float]:
         x, y = self.page.evaluate(ON_SCREEN, place)
         return x, y
+
+
+def _insist(click: Callable[[], None], wait: Callable[[int], object], what: str) -> None:
+    """Click until what a click opens is there.
+
+    Args:
+        click: on whatever opens it.
+        wait: so many milliseconds for it to open.
+        what: does so, for the message.
+    """
+    for patience in PATIENCE:
+        click()
+        try:
+            wait(patience)
+            return
+        except OutOfPatience:
+            continue
+    raise TimeoutError(f"{what} did not open after {len(PATIENCE)} clicks.")

@@ -4,7 +4,6 @@ import comfy.hooks
 import comfy.samplers
 import pytest
 import torch
-from comfy.patcher_extension import WrappersMP
 
 from rig import (
     STARTS,
@@ -20,6 +19,7 @@ from rig import (
     of_sample,
     record,
     sampler_of,
+    sampling_twice,
     weight_hook,
 )
 from small_models import conditionings, unet, video_model
@@ -409,14 +409,9 @@ def test_patch_gives_the_bits_of_the_guider(patch, guide, all_live, live, main, 
 
 def test_wrapper_of_another_pack_that_samples_twice(guide, all_live, main):
     """The second time, which is within the same run to us, begins at the first sigma again."""
-    twice = main.clone()
-    twice.add_wrapper(
-        WrappersMP.OUTER_SAMPLE,
-        lambda executor, *args, **kwargs: [executor(*args, **kwargs) for _ in range(2)][1],
-    )
     run = Run.of(main)
     once = run.sample(guide(**all_live))
-    assert torch.equal(run.sample(guide(**{**all_live, "model": twice})), once)
+    assert torch.equal(run.sample(guide(**{**all_live, "model": sampling_twice(main)})), once)
 
 
 def test_video_latents(guide, node):

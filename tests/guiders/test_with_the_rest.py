@@ -3,9 +3,18 @@
 import comfy.hooks
 import pytest
 import torch
-from comfy.patcher_extension import WrappersMP
 
-from rig import Legs, Recording, Run, add_weights, added_weights, core_guider, record, weight_hook
+from rig import (
+    Legs,
+    Recording,
+    Run,
+    add_weights,
+    added_weights,
+    core_guider,
+    record,
+    sampling_twice,
+    weight_hook,
+)
 from small_models import conditionings, unet, video_model
 
 WEAK_SCALE, CFG = 1.7, 3.0
@@ -271,42 +280,33 @@ def test_context_windows(check, node, windowed):
     legs.assert_hold(run, recording)
 
 
-@pytest.mark.parametrize("kind", ["another checkpoint", "same base", "other prompt"])
-def test_wrapper_of_another_pack_that_samples_twice(kind, main, weak, positive, negative, guide):
+@pytest.fixture(params=["another checkpoint", "same base", "other prompt"])
+def bad_version(request, main, weak, negative):
+    """One of each kind, as inputs of our nodes."""
+    return {
+        "another checkpoint": {"weak_model": weak},
+        "same base": {"weak_model": add_weights(main)},
+        "other prompt": {"weak_positive": negative},
+    }[request.param]
+
+
+def test_wrapper_of_another_pack_that_samples_twice(bad_version, main, positive, guide):
     """What the leg hangs into a run must be gone when the same run is gone through again."""
-    inputs = {
-        "another checkpoint": {"weak_model": weak},
-        "same base": {"weak_model": add_weights(main)},
-        "other prompt": {"weak_positive": negative},
-    }[kind]
-    twice = main.clone()
-    twice.add_wrapper(
-        WrappersMP.OUTER_SAMPLE,
-        lambda executor, *args, **kwargs: [executor(*args, **kwargs) for _ in range(2)][1],
-    )
     run = Run.of(main)
-    once = run.sample(guide(model=main, positive=positive, **inputs))
-    assert torch.equal(run.sample(guide(model=twice, positive=positive, **inputs)), once)
+    once = run.sample(guide(model=main, positive=positive, **bad_version))
+    twice = guide(model=sampling_twice(main), positive=positive, **bad_version)
+    assert torch.equal(run.sample(twice), once)
 
 
-@pytest.mark.parametrize("kind", ["another checkpoint", "same base", "other prompt"])
-def test_wrapper_behind_the_patch_that_samples_twice(kind, main, weak, positive, negative, patch):
+def test_wrapper_behind_the_patch_that_samples_twice(
+    bad_version, main, weak, positive, negative, patch
+):
     """There both times are within one run of the weak model."""
-    inputs = {
-        "another checkpoint": {"weak_model": weak},
-        "same base": {"weak_model": add_weights(main)},
-        "other prompt": {"weak_positive": negative},
-    }[kind]
-    patched = patch(main, **inputs)
+    patched = patch(main, **bad_version)
     run = Run.of(main)
     once = run.sample(core_guider(patched, positive, negative, CFG))
-    twice = patched.clone()
-    twice.add_wrapper_with_key(
-        WrappersMP.OUTER_SAMPLE,
-        "twice",
-        lambda executor, *args, **kwargs: [executor(*args, **kwargs) for _ in range(2)][1],
-    )
-    assert torch.equal(run.sample(core_guider(twice, positive, negative, CFG)), once)
+    twice = core_guider(sampling_twice(patched), positive, negative, CFG)
+    assert torch.equal(run.sample(twice), once)
     assert weak.model.current_patcher is None
 
 

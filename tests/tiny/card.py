@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image
 from safetensors import safe_open
 from torch import Tensor
 
@@ -23,6 +22,7 @@ from tabular import markdown_table
 
 from .comfyui import start_comfyui
 from .judge import CLASSES
+from .pictures import as_image
 from .progress import Progress
 
 if TYPE_CHECKING:
@@ -153,8 +153,7 @@ def draw(
         rows.append(torch.cat(list(some), dim=1))
         yield reading, pictures
     if sheet is not None:
-        content = (torch.cat(rows) * 255).round().to(torch.uint8)
-        Image.fromarray(content.numpy()).save(sheet)
+        as_image(torch.cat(rows)).save(sheet)
 
 
 def reading_table(readings: Sequence[Reading], classes: Sequence[str], thing: str) -> str:

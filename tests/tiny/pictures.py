@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 PICTURE_SIZE = 64
@@ -29,6 +30,11 @@ class Source:
         """Pictures of originals taken at random, [count, 3, 64, 64]."""
         chosen = torch.randint(len(self.labels), (count,), generator=generator)
         return self.draw(chosen, generator, PICTURE_SIZE, PICTURE_SIZE)
+
+
+def as_image(picture: Tensor) -> Image.Image:
+    """From [height, width, 3] in 0..1."""
+    return Image.fromarray((picture * 255).round().to(torch.uint8).numpy())
 
 
 def uniform(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:
