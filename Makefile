@@ -3,8 +3,10 @@
 
 PYTHON ?= python3
 
-set_up := $(PYTHON) tests/engine/install.py
+set_up := $(PYTHON) tests/comfyui/install.py
 python := build/venv/bin/python
+# The laboratory runs on the engine of the tests.
+in_lab := cd lab && PYTHONPATH=../tests ../$(python)
 newest := 0.3.75
 oldest := 0.3.52
 
@@ -15,7 +17,7 @@ help:
 	@echo "make demo     see a bad version at work: a real ComfyUI, tiny models, no GPU"
 	@echo "make test     check style and run all tests, on ComfyUI $(newest) and $(oldest)"
 	@echo "make models   train the tiny models of demo and tests anew"
-	@echo "make card     measure the tiny models, and write tests/assets/README.md and EMOJI.md"
+	@echo "make card     measure the tiny models, and write lab/assets/README.md and EMOJI.md"
 	@echo "make font     take the letters of the pack's drawings out of the system's fonts anew"
 	@echo "make playground  train the models of the playground anew, a few minutes"
 	@echo "make bench    measure guidance: bench-speed is its part on time and memory,"
@@ -29,24 +31,24 @@ help:
 
 demo:
 	@$(set_up)
-	@$(python) tests/demo.py
+	@$(in_lab) -m demo
 
 # With one thread they make the same weights and the same figures again.
 models card: export OMP_NUM_THREADS = 1
 models:
 	@$(set_up)
-	cd tests && ../$(python) -m digits.train
-	cd tests && ../$(python) -m emoji.train
+	$(in_lab) -m digits.train
+	$(in_lab) -m emoji.train
 	@$(MAKE) card
 
 card:
 	@$(set_up)
-	cd tests && ../$(python) -m digits.evaluate
-	cd tests && ../$(python) -m emoji.evaluate
+	$(in_lab) -m digits.evaluate
+	$(in_lab) -m emoji.evaluate
 
 font:
 	@$(set_up)
-	cd tests && ../$(python) -m fonts.subset
+	$(in_lab) -m fonts.subset
 
 # With one thread it makes the same weights again.
 playground: export OMP_NUM_THREADS = 1
@@ -58,15 +60,15 @@ bench: bench-speed bench-negative bench-quality
 
 bench-speed:
 	@$(set_up)
-	cd tests && ../$(python) -m bench.speed
+	$(in_lab) -m bench.speed
 
 bench-negative:
 	@$(set_up)
-	cd tests && ../$(python) -m bench.negative
+	$(in_lab) -m bench.negative
 
 bench-quality:
 	@$(set_up)
-	cd tests && ../$(python) -m bench.quality
+	$(in_lab) -m bench.quality
 
 lint:
 	@$(set_up)

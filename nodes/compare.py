@@ -59,15 +59,15 @@ def _names(text: str) -> list[str]:
     return [each.strip() for each in re.split(marks, text)] if text.strip() else []
 
 
-class GuidanceSweep(io.ComfyNode):
-    """``→ FLOAT, INT, MODEL, GUIDANCE_SCHEDULE, GUIDANCE_SWEEP``: lists, run one by one."""
+class BadVersionGuidanceSweep(io.ComfyNode):
+    """``→ FLOAT, INT, MODEL, BadVersionSchedule, GUIDANCE_SWEEP``: lists, run one by one."""
 
     NAME = "Guidance Sweep"
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="GuidanceSweep",
+            node_id="BadVersionGuidanceSweep",
             display_name=cls.NAME,
             category=CATEGORY,
             description="Runs every combination of some scales, seeds, weak models and schedules "
@@ -259,7 +259,7 @@ class GuidanceSweep(io.ComfyNode):
         return [Choice(*each) for each in zip(found, names, strict=True)]
 
 
-class LabelledGrid(io.ComfyNode):
+class BadVersionLabelledGrid(io.ComfyNode):
     """``IMAGE, GUIDANCE_SWEEP → IMAGE``: pictures side by side, with words beside them."""
 
     NAME = "Labelled Grid"
@@ -267,7 +267,7 @@ class LabelledGrid(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="LabelledGrid",
+            node_id="BadVersionLabelledGrid",
             display_name=cls.NAME,
             category=CATEGORY,
             description="Puts pictures side by side on one sheet and writes beside each row and "
@@ -423,4 +423,4 @@ def _opaque(images: Tensor) -> Tensor:
     return images.expand(*images.shape[:3], 3)
 
 
-NODES: list[type[io.ComfyNode]] = [GuidanceSweep, LabelledGrid]
+NODES: list[type[io.ComfyNode]] = [BadVersionGuidanceSweep, BadVersionLabelledGrid]

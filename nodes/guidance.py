@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
-from ..guiders import auto
-from ..guiders.compatibility import check_scale, check_steps, is_off
 from ..guiders.errors import bad_input
-from ..guiders.legs import Guidance, Push, WeakLeg, require_difference
-from ..guiders.probe import Probe
-from ..guiders.sampling import make_guider, with_guidance
-from ..guiders.schedules import Schedule
-from ..guiders.shapes import Shape
-from ..guiders.steps import Conditioning
+from ..guiders.models import check_scale, check_steps, is_off
+from ..guiders.push.call import Conditioning
+from ..guiders.push.schedules import Schedule
+from ..guiders.push.shapes import Shape
+from ..guiders.record.probe import Probe
+from ..guiders.run.attach import make_guider, with_guidance
+from ..guiders.run.settings import Guidance, Push, WeakLeg, require_difference
+from ..guiders.weaken import auto
 from .probe import ProbeType
 from .progress import progress_text
 from .schedules import ScheduleType

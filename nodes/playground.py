@@ -11,7 +11,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..guiders.errors import bad_input
-from ..guiders.shapes import Frequency
+from ..guiders.push.shapes import Frequency
 from ..playground import scenes
 from ..playground.methods import Settings
 from ..playground.sampling import STEPS
@@ -30,7 +30,7 @@ _MOST_FRAMES = 60
 _FIRST_STEP = 12
 
 
-class GuidancePlayground(io.ComfyNode):
+class BadVersionGuidancePlayground(io.ComfyNode):
     """``→ IMAGE``: ways to guide, compared where all of it can be seen."""
 
     NAME = "Guidance Playground"
@@ -38,7 +38,7 @@ class GuidancePlayground(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="GuidancePlayground",
+            node_id="BadVersionGuidancePlayground",
             display_name=cls.NAME,
             category=CATEGORY,
             description="Shows what guidance does in a world of two dimensions, with small models "
@@ -206,4 +206,4 @@ def _ticking(steps: int) -> Callable[[], None]:
     return tick
 
 
-NODES: list[type[io.ComfyNode]] = [GuidancePlayground]
+NODES: list[type[io.ComfyNode]] = [BadVersionGuidancePlayground]

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from ..guiders.noise import Noise
-from ..guiders.schedules import LegScale, Live, Schedule
+from ..guiders.push.noise import Noise
+from ..guiders.push.schedules import LegScale, Live, Schedule
 from .drawing import style
 from .drawing.axes import Axes, axis, ticks
 from .drawing.canvas import Canvas

@@ -18,7 +18,7 @@ from comfy_api.latest import io, ui
 from latent_preview import Latent2RGBPreviewer
 
 from ..guiders.errors import bad_input
-from ..guiders.probe import Probe, Record
+from ..guiders.record.probe import Probe, Record
 from .drawing.style import LANGUAGES
 from .probe_plots import VIEWS, Strip, plot_records
 from .progress import progress_text
@@ -31,22 +31,22 @@ if TYPE_CHECKING:
 
 CATEGORY = "bad version/probe"
 
-ProbeType = io.Custom("GUIDANCE_PROBE")
+ProbeType = io.Custom("BadVersionProbe")
 
 Latent = dict[str, Any]
 
 _MOST_PROBES = 4
 
 
-class GuidanceProbe(io.ComfyNode):
-    """``→ GUIDANCE_PROBE``: records what guidance does."""
+class BadVersionGuidanceProbe(io.ComfyNode):
+    """``→ BadVersionProbe``: records what guidance does."""
 
     NAME = "Guidance Probe"
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="GuidanceProbe",
+            node_id="BadVersionGuidanceProbe",
             display_name=cls.NAME,
             category=CATEGORY,
             description="Records what the pushes of a guider do at every step: how long they are, "
@@ -111,8 +111,8 @@ def _record_of(node: str, number: str, probe: Probe, latent: Latent | None) -> R
     return record
 
 
-class GuidancePlot(io.ComfyNode):
-    """``LATENT, GUIDANCE_PROBE → IMAGE, LATENT``: a figure of one run, or of several."""
+class BadVersionGuidancePlot(io.ComfyNode):
+    """``LATENT, BadVersionProbe → IMAGE, LATENT``: a figure of one run, or of several."""
 
     NAME = "Guidance Plot"
 
@@ -120,7 +120,7 @@ class GuidancePlot(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         others = range(2, _MOST_PROBES + 1)
         return io.Schema(
-            node_id="GuidancePlot",
+            node_id="BadVersionGuidancePlot",
             display_name=cls.NAME,
             category=CATEGORY,
             description="Draws what a Guidance Probe has recorded, over the steps of sampling: "
@@ -268,15 +268,15 @@ def _decoded(node: str, latents: Tensor, latent_format: LatentFormat, vae: VAE) 
     return (pictures[:, 0] if pictures.ndim == 5 else pictures).clamp(0, 1).cpu().numpy()
 
 
-class GuidanceRecord(io.ComfyNode):
-    """``LATENT, GUIDANCE_PROBE → LATENT``: saves the numbers of one run."""
+class BadVersionGuidanceRecord(io.ComfyNode):
+    """``LATENT, BadVersionProbe → LATENT``: saves the numbers of one run."""
 
     NAME = "Save Guidance Record"
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="GuidanceRecord",
+            node_id="BadVersionGuidanceRecord",
             display_name=cls.NAME,
             category=CATEGORY,
             description="Saves what a Guidance Probe has recorded in ComfyUI's output folder: "
@@ -343,4 +343,8 @@ def _without_nan(column: np.ndarray) -> list[list[float | None]]:
     ]
 
 
-NODES: list[type[io.ComfyNode]] = [GuidanceProbe, GuidancePlot, GuidanceRecord]
+NODES: list[type[io.ComfyNode]] = [
+    BadVersionGuidanceProbe,
+    BadVersionGuidancePlot,
+    BadVersionGuidanceRecord,
+]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from ..guiders.probe import LegReadings, Record
+from ..guiders.record.probe import LegReadings, Record
 from .drawing.axes import Axes, axis, legend, ticks
 from .drawing.canvas import Box, Canvas
 from .drawing.fonts import LINE_HEIGHT, wrapped

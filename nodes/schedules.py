@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from comfy_api.latest import io, ui
 
-from ..guiders import schedules
-from ..guiders.compatibility import noise_of
 from ..guiders.errors import bad_input
-from ..guiders.schedules import Schedule
+from ..guiders.models import noise_of
+from ..guiders.push import schedules
+from ..guiders.push.schedules import Schedule
 from .drawing.style import LANGUAGES
 from .plots import plot_schedule
 from .widgets import check, language_input, number
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 CATEGORY = "bad version/schedule"
 
-ScheduleType = io.Custom("GUIDANCE_SCHEDULE")
+ScheduleType = io.Custom("BadVersionSchedule")
 
 Chain = tuple[Schedule, ...]
 
@@ -68,15 +68,15 @@ def _percents(node: type[io.ComfyNode], **values: float) -> None:
             )
 
 
-class GuidanceInterval(io.ComfyNode):
-    """``→ GUIDANCE_SCHEDULE``: on between two points, off and free of cost outside."""
+class BadVersionGuidanceInterval(io.ComfyNode):
+    """``→ BadVersionSchedule``: on between two points, off and free of cost outside."""
 
     NAME = "Guidance Interval"
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="GuidanceInterval",
+            node_id="BadVersionGuidanceInterval",
             display_name=cls.NAME,
             category=CATEGORY,
             description="Pushes only during a part of sampling, and costs nothing outside of it. "
@@ -122,15 +122,15 @@ class GuidanceInterval(io.ComfyNode):
         return io.NodeOutput((*schedule, schedules.Interval(start, end, by_sigma)))
 
 
-class GuidanceRamp(io.ComfyNode):
-    """``→ GUIDANCE_SCHEDULE``: from one strength to another over the steps."""
+class BadVersionGuidanceRamp(io.ComfyNode):
+    """``→ BadVersionSchedule``: from one strength to another over the steps."""
 
     NAME = "Guidance Ramp"
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="GuidanceRamp",
+            node_id="BadVersionGuidanceRamp",
             display_name=cls.NAME,
             category=CATEGORY,
             description="Lets the push rise, fall, or rise and fall again while sampling. Rising "
@@ -231,15 +231,15 @@ class GuidanceRamp(io.ComfyNode):
         return io.NodeOutput((*schedule, ramp))
 
 
-class GuidanceCurve(io.ComfyNode):
-    """``STRING → GUIDANCE_SCHEDULE``: through points that are typed by hand."""
+class BadVersionGuidanceCurve(io.ComfyNode):
+    """``STRING → BadVersionSchedule``: through points that are typed by hand."""
 
     NAME = "Guidance Curve"
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="GuidanceCurve",
+            node_id="BadVersionGuidanceCurve",
             display_name=cls.NAME,
             category=CATEGORY,
             description="Draws the strength of the push through points that you type.",
@@ -307,15 +307,15 @@ class GuidanceCurve(io.ComfyNode):
         return bad_input(cls.NAME, "points", came, expected)
 
 
-class DynamicNegative(io.ComfyNode):
-    """``→ GUIDANCE_SCHEDULE``: dynamic negative guidance."""
+class BadVersionDynamicNegative(io.ComfyNode):
+    """``→ BadVersionSchedule``: dynamic negative guidance."""
 
     NAME = "Dynamic Negative"
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="DynamicNegative",
+            node_id="BadVersionDynamicNegative",
             display_name=cls.NAME,
             category=CATEGORY,
             description="Pushes a picture away from a negative prompt only as far as it is about "
@@ -408,15 +408,15 @@ class DynamicNegative(io.ComfyNode):
         return io.NodeOutput((*schedule, dynamic))
 
 
-class DistanceCalibrated(io.ComfyNode):
-    """``→ GUIDANCE_SCHEDULE``: a scale that is set from two distances."""
+class BadVersionDistanceCalibrated(io.ComfyNode):
+    """``→ BadVersionSchedule``: a scale that is set from two distances."""
 
     NAME = "Distance-Calibrated Scale"
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="DistanceCalibrated",
+            node_id="BadVersionDistanceCalibrated",
             display_name=cls.NAME,
             category=CATEGORY,
             description="Sets the scale by itself, at every step: a push as long as a share of the "
@@ -465,15 +465,15 @@ class DistanceCalibrated(io.ComfyNode):
         return io.NodeOutput((*schedule, schedules.DistanceCalibrated(share, cap, deviation)))
 
 
-class GuidanceSchedulePreview(io.ComfyNode):
-    """``GUIDANCE_SCHEDULE, SIGMAS → IMAGE``: what a chain of schedules does over a run."""
+class BadVersionGuidanceSchedulePreview(io.ComfyNode):
+    """``BadVersionSchedule, SIGMAS → IMAGE``: what a chain of schedules does over a run."""
 
     NAME = "Schedule Preview"
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="GuidanceSchedulePreview",
+            node_id="BadVersionGuidanceSchedulePreview",
             display_name=cls.NAME,
             category=CATEGORY,
             description="Draws how hard a schedule, or a chain of them, pushes at each step of "
@@ -527,10 +527,10 @@ class GuidanceSchedulePreview(io.ComfyNode):
 
 
 NODES: list[type[io.ComfyNode]] = [
-    GuidanceInterval,
-    GuidanceRamp,
-    GuidanceCurve,
-    DynamicNegative,
-    DistanceCalibrated,
-    GuidanceSchedulePreview,
+    BadVersionGuidanceInterval,
+    BadVersionGuidanceRamp,
+    BadVersionGuidanceCurve,
+    BadVersionDynamicNegative,
+    BadVersionDistanceCalibrated,
+    BadVersionGuidanceSchedulePreview,
 ]

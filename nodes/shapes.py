@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..guiders import shapes
-from ..guiders.shapes import Shape
-from ..guiders.steps import Conditioning
+from ..guiders.push import shapes
+from ..guiders.push.call import Conditioning
+from ..guiders.push.shapes import Shape
 from .widgets import check, number
 
 CATEGORY = "bad version/shape"
 
-ShapeType = io.Custom("GUIDANCE_SHAPE")
+ShapeType = io.Custom("BadVersionShape")
 
 Chain = tuple[Shape, ...]
 
@@ -32,15 +32,15 @@ def _output() -> io.Output:
     )
 
 
-class ProjectedShape(io.ComfyNode):
-    """``→ GUIDANCE_SHAPE``: adaptive projected guidance."""
+class BadVersionProjectedShape(io.ComfyNode):
+    """``→ BadVersionShape``: adaptive projected guidance."""
 
     NAME = shapes.Projected.node
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="ProjectedShape",
+            node_id="BadVersionProjectedShape",
             display_name=cls.NAME,
             category=CATEGORY,
             description="Takes from a push what makes pictures oversaturated, so that a high scale "
@@ -88,15 +88,15 @@ class ProjectedShape(io.ComfyNode):
         return io.NodeOutput((*shape, shapes.Projected(eta, norm_threshold, momentum)))
 
 
-class RejectShape(io.ComfyNode):
-    """``→ GUIDANCE_SHAPE``: compare with the other push."""
+class BadVersionRejectShape(io.ComfyNode):
+    """``→ BadVersionShape``: compare with the other push."""
 
     NAME = shapes.Reject.node
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="RejectShape",
+            node_id="BadVersionRejectShape",
             display_name=cls.NAME,
             category=CATEGORY,
             description="Where you push away from a weak model and from a negative prompt at once: "
@@ -123,15 +123,15 @@ class RejectShape(io.ComfyNode):
         return io.NodeOutput((*shape, shapes.Reject(keep)))
 
 
-class CapShape(io.ComfyNode):
-    """``→ GUIDANCE_SHAPE``: a limit on the length."""
+class BadVersionCapShape(io.ComfyNode):
+    """``→ BadVersionShape``: a limit on the length."""
 
     NAME = shapes.Cap.node
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="CapShape",
+            node_id="BadVersionCapShape",
             display_name=cls.NAME,
             category=CATEGORY,
             description="Keeps a push from being longer than a limit, whatever its direction. Good "
@@ -166,15 +166,15 @@ class CapShape(io.ComfyNode):
         return io.NodeOutput((*shape, shapes.Cap(limit, relative_to == "other push")))
 
 
-class RescaleShape(io.ComfyNode):
-    """``→ GUIDANCE_SHAPE``: hold the contrast."""
+class BadVersionRescaleShape(io.ComfyNode):
+    """``→ BadVersionShape``: hold the contrast."""
 
     NAME = shapes.Rescale.node
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="RescaleShape",
+            node_id="BadVersionRescaleShape",
             display_name=cls.NAME,
             category=CATEGORY,
             description="Takes back the contrast that a push adds to the picture, so that a high "
@@ -201,15 +201,15 @@ class RescaleShape(io.ComfyNode):
         return io.NodeOutput((*shape, shapes.Rescale(phi)))
 
 
-class ZeroStarShape(io.ComfyNode):
-    """``→ GUIDANCE_SHAPE``: CFG-Zero*."""
+class BadVersionZeroStarShape(io.ComfyNode):
+    """``→ BadVersionShape``: CFG-Zero*."""
 
     NAME = shapes.ZeroStar.node
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="ZeroStarShape",
+            node_id="BadVersionZeroStarShape",
             display_name=cls.NAME,
             category=CATEGORY,
             description="Makes the bad version as strong as it fits the good one best before "
@@ -224,15 +224,15 @@ class ZeroStarShape(io.ComfyNode):
         return io.NodeOutput((*shape, shapes.ZeroStar()))
 
 
-class PerpNegShape(io.ComfyNode):
-    """``CONDITIONING → GUIDANCE_SHAPE``: Perp-Neg."""
+class BadVersionPerpNegShape(io.ComfyNode):
+    """``CONDITIONING → BadVersionShape``: Perp-Neg."""
 
     NAME = shapes.PerpNeg.node
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="PerpNegShape",
+            node_id="BadVersionPerpNegShape",
             display_name=cls.NAME,
             category=CATEGORY,
             description="Uses of a negative prompt only what the positive one does not want, so "
@@ -264,15 +264,15 @@ class PerpNegShape(io.ComfyNode):
         return io.NodeOutput((*shape, shapes.PerpNeg(empty, weight)))
 
 
-class FrequencyShape(io.ComfyNode):
-    """``→ GUIDANCE_SHAPE``: the coarse and the fine apart."""
+class BadVersionFrequencyShape(io.ComfyNode):
+    """``→ BadVersionShape``: the coarse and the fine apart."""
 
     NAME = shapes.Frequency.node
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="FrequencyShape",
+            node_id="BadVersionFrequencyShape",
             display_name=cls.NAME,
             category=CATEGORY,
             description="Pushes the coarse and the fine of a picture apart: less on layout and "
@@ -317,11 +317,11 @@ class FrequencyShape(io.ComfyNode):
 
 
 NODES: list[type[io.ComfyNode]] = [
-    ProjectedShape,
-    RejectShape,
-    CapShape,
-    RescaleShape,
-    ZeroStarShape,
-    PerpNegShape,
-    FrequencyShape,
+    BadVersionProjectedShape,
+    BadVersionRejectShape,
+    BadVersionCapShape,
+    BadVersionRescaleShape,
+    BadVersionZeroStarShape,
+    BadVersionPerpNegShape,
+    BadVersionFrequencyShape,
 ]

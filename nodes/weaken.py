@@ -6,16 +6,19 @@ from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
-from ..guiders import auto, weak_passes, weak_prompts, weak_weights
-from ..guiders.blocks import Network, choose
-from ..guiders.compatibility import name_of
 from ..guiders.errors import bad_input
+from ..guiders.models import name_of
+from ..guiders.weaken import auto
+from ..guiders.weaken import passes as weak_passes
+from ..guiders.weaken import prompts as weak_prompts
+from ..guiders.weaken import weights as weak_weights
+from ..guiders.weaken.blocks import Network, choose
 from .widgets import check, number
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
-    from ..guiders.steps import Conditioning
+    from ..guiders.push.call import Conditioning
 
 CATEGORY = "bad version/weaken"
 
@@ -54,7 +57,7 @@ def _seed_input() -> io.Int.Input:
     )
 
 
-class WeakenAgainstBase(io.ComfyNode):
+class BadVersionWeakenAgainstBase(io.ComfyNode):
     """``MODEL, MODEL → MODEL``: the model with less of what its finetune learned."""
 
     NAME = "Weaken Against Base"
@@ -62,7 +65,7 @@ class WeakenAgainstBase(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="WeakenAgainstBase",
+            node_id="BadVersionWeakenAgainstBase",
             display_name=cls.NAME,
             category=CATEGORY,
             description="Takes away what a finetune or its LoRAs have learned, by going from the "
@@ -95,7 +98,7 @@ class WeakenAgainstBase(io.ComfyNode):
         return io.NodeOutput(weak_weights.against_base(cls.NAME, model, base_model, amount=amount))
 
 
-class WeakenLora(io.ComfyNode):
+class BadVersionWeakenLora(io.ComfyNode):
     """``MODEL → MODEL``: the model with its LoRAs turned down."""
 
     NAME = "Weaken LoRAs"
@@ -103,7 +106,7 @@ class WeakenLora(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="WeakenLora",
+            node_id="BadVersionWeakenLora",
             display_name=cls.NAME,
             category=CATEGORY,
             description="Turns down or takes off all LoRAs that are on the model. The push then "
@@ -131,7 +134,7 @@ class WeakenLora(io.ComfyNode):
         return io.NodeOutput(weak_weights.without_loras(cls.NAME, model, keep=keep))
 
 
-class WeakenWithNoise(io.ComfyNode):
+class BadVersionWeakenWithNoise(io.ComfyNode):
     """``MODEL → MODEL``: the model with noise on its weights."""
 
     NAME = "Weaken with Noise"
@@ -139,7 +142,7 @@ class WeakenWithNoise(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="WeakenWithNoise",
+            node_id="BadVersionWeakenWithNoise",
             display_name=cls.NAME,
             category=CATEGORY,
             description="Blurs what the model has learned, by adding noise to its weights.",
@@ -171,7 +174,7 @@ class WeakenWithNoise(io.ComfyNode):
         )
 
 
-class WeakenWithFewerBits(io.ComfyNode):
+class BadVersionWeakenWithFewerBits(io.ComfyNode):
     """``MODEL → MODEL``: the model with coarsely rounded weights."""
 
     NAME = "Weaken with Fewer Bits"
@@ -179,7 +182,7 @@ class WeakenWithFewerBits(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="WeakenWithFewerBits",
+            node_id="BadVersionWeakenWithFewerBits",
             display_name=cls.NAME,
             category=CATEGORY,
             description="Rounds the model's weights to few bits, as a heavy compression would.",
@@ -207,7 +210,7 @@ class WeakenWithFewerBits(io.ComfyNode):
         return io.NodeOutput(weak_weights.with_fewer_bits(cls.NAME, model, bits=bits, keys=keys))
 
 
-class WeakenWithLowRank(io.ComfyNode):
+class BadVersionWeakenWithLowRank(io.ComfyNode):
     """``MODEL → MODEL``: the model with the small singular values of its weights cut off."""
 
     NAME = "Weaken with Low Rank"
@@ -215,7 +218,7 @@ class WeakenWithLowRank(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="WeakenWithLowRank",
+            node_id="BadVersionWeakenWithLowRank",
             display_name=cls.NAME,
             category=CATEGORY,
             description="Keeps the broad strokes of each weight matrix and cuts off its finer "
@@ -245,7 +248,7 @@ class WeakenWithLowRank(io.ComfyNode):
         return io.NodeOutput(weak_weights.with_low_rank(cls.NAME, model, keep=keep, keys=keys))
 
 
-class WeakenWithDropout(io.ComfyNode):
+class BadVersionWeakenWithDropout(io.ComfyNode):
     """``MODEL → MODEL``: the model with a share of its activations dropped."""
 
     NAME = "Weaken with Dropout"
@@ -253,7 +256,7 @@ class WeakenWithDropout(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="WeakenWithDropout",
+            node_id="BadVersionWeakenWithDropout",
             display_name=cls.NAME,
             category=CATEGORY,
             description="Switches off a random share of what goes on inside the model, another "
@@ -286,7 +289,7 @@ class WeakenWithDropout(io.ComfyNode):
         )
 
 
-class WeakenAttention(io.ComfyNode):
+class BadVersionWeakenAttention(io.ComfyNode):
     """``MODEL → MODEL``: the model with weakened self-attention."""
 
     NAME = "Weaken Attention"
@@ -294,7 +297,7 @@ class WeakenAttention(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="WeakenAttention",
+            node_id="BadVersionWeakenAttention",
             display_name=cls.NAME,
             category=CATEGORY,
             description="Keeps the parts of the picture from looking at each other, so that the "
@@ -352,7 +355,7 @@ class WeakenAttention(io.ComfyNode):
         )
 
 
-class WeakenBySkippingBlocks(io.ComfyNode):
+class BadVersionWeakenBySkippingBlocks(io.ComfyNode):
     """``MODEL → MODEL``: the model without some of its blocks."""
 
     NAME = "Weaken by Skipping Blocks"
@@ -360,7 +363,7 @@ class WeakenBySkippingBlocks(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="WeakenBySkippingBlocks",
+            node_id="BadVersionWeakenBySkippingBlocks",
             display_name=cls.NAME,
             category=CATEGORY,
             description="Leaves out whole blocks of the network. The weak version is then faster "
@@ -387,7 +390,7 @@ class WeakenBySkippingBlocks(io.ComfyNode):
         return io.NodeOutput(weak_passes.skip_blocks(cls.NAME, model, blocks=chosen))
 
 
-class WeakenTokens(io.ComfyNode):
+class BadVersionWeakenTokens(io.ComfyNode):
     """``MODEL → MODEL``: the model with parts of the picture in the wrong place."""
 
     NAME = "Weaken Tokens"
@@ -395,7 +398,7 @@ class WeakenTokens(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="WeakenTokens",
+            node_id="BadVersionWeakenTokens",
             display_name=cls.NAME,
             category=CATEGORY,
             description="Puts parts of the picture in the wrong place inside the network, another "
@@ -438,7 +441,7 @@ class WeakenTokens(io.ComfyNode):
         )
 
 
-class WeakenPrompt(io.ComfyNode):
+class BadVersionWeakenPrompt(io.ComfyNode):
     """``CONDITIONING → CONDITIONING``: a prompt that says less."""
 
     NAME = "Weaken Prompt"
@@ -446,7 +449,7 @@ class WeakenPrompt(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="WeakenPrompt",
+            node_id="BadVersionWeakenPrompt",
             display_name=cls.NAME,
             category=CATEGORY,
             description="Makes a prompt say less, for the weak version to see. The push then goes "
@@ -495,14 +498,14 @@ def _weight_keys(node: str, model: ModelPatcher, blocks: str) -> list[str]:
 
 
 NODES: list[type[io.ComfyNode]] = [
-    WeakenAgainstBase,
-    WeakenLora,
-    WeakenWithNoise,
-    WeakenWithFewerBits,
-    WeakenWithLowRank,
-    WeakenWithDropout,
-    WeakenAttention,
-    WeakenBySkippingBlocks,
-    WeakenTokens,
-    WeakenPrompt,
+    BadVersionWeakenAgainstBase,
+    BadVersionWeakenLora,
+    BadVersionWeakenWithNoise,
+    BadVersionWeakenWithFewerBits,
+    BadVersionWeakenWithLowRank,
+    BadVersionWeakenWithDropout,
+    BadVersionWeakenAttention,
+    BadVersionWeakenBySkippingBlocks,
+    BadVersionWeakenTokens,
+    BadVersionWeakenPrompt,
 ]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
-from ..guiders.schedules import DynamicNegative, Schedule
-from ..guiders.shapes import Shape
+from ..guiders.push.schedules import DynamicNegative, Schedule
+from ..guiders.push.shapes import Shape
 from . import training
 from .denoiser import Denoiser
 from .distribution import EMPTY, NEGATIVE, POSITIVE

@@ -14,11 +14,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..guiders import formulas
-from ..guiders.noise import Noise
-from ..guiders.schedules import LegScale, Schedule
-from ..guiders.shapes import LegShape, Shape
-from ..guiders.steps import Step
+from ..guiders.push import formulas
+from ..guiders.push.call import Step
+from ..guiders.push.noise import Noise
+from ..guiders.push.schedules import LegScale, Schedule
+from ..guiders.push.shapes import LegShape, Shape
 from .distribution import DEVIATION, EMPTY
 
 # From points with noise [n, 2], noise levels [n] and labels [n] to points without it, [n, 2].

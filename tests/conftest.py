@@ -7,8 +7,8 @@ from types import ModuleType
 
 import pytest
 
-from engine import install, library
-from engine.server import Server, running_server
+from comfyui import install, library
+from comfyui.server import Server, running_server
 
 
 class RootIsNoPackage:

@@ -11,7 +11,7 @@ import torch
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
-    from rig import Conditioning
+    from support.rig import Conditioning
 
 NodeCaller = Callable[..., object]
 
@@ -27,7 +27,7 @@ def no_gradients():
 def node(comfy_nodes) -> NodeCaller:
     """Call a node by its id, and get its first output."""
     # ComfyUI can be imported only once pytest is configured, which is after this module is read.
-    from rig import call
+    from support.rig import call
 
     return lambda node_id, **inputs: call(comfy_nodes[node_id], **inputs)[0]
 
@@ -74,7 +74,7 @@ def patch(node) -> Callable[..., ModelPatcher]:
 def way(request, pack, monkeypatch) -> str:
     """How the tensors of a weak version get into the model that it shares with the main one."""
     if request.param == "by weight function":
-        monkeypatch.setattr(pack.guiders.same_base, "can_swap", lambda patcher: False)
+        monkeypatch.setattr(pack.guiders.run.weight_swap, "can_swap", lambda patcher: False)
     return request.param
 
 
@@ -97,8 +97,8 @@ def requested(monkeypatch) -> list[set[object]]:
 @pytest.fixture
 def controlled(main, comfy_nodes) -> Callable[..., tuple[Conditioning, Conditioning]]:
     """Put one control net for the digits model on a positive and a negative conditioning."""
-    from rig import call
-    from small_models import control_net
+    from support.rig import call
+    from support.small_models import control_net
 
     def controlled(positive, negative, end_percent=1.0):
         hint = torch.rand(1, 8, 8, 16, generator=torch.Generator().manual_seed(4))
@@ -123,7 +123,9 @@ def curve(node):
     def curve(run, *factors, **inputs):
         levels = run.sigmas[: len(factors)].tolist()
         points = ", ".join(f"{at!r}: {f}" for at, f in zip(levels, factors, strict=True))
-        return node("GuidanceCurve", points=points, unit="sigma", interpolation="steps", **inputs)
+        return node(
+            "BadVersionGuidanceCurve", points=points, unit="sigma", interpolation="steps", **inputs
+        )
 
     return curve
 
@@ -134,7 +136,9 @@ def only(node):
 
     def only(run, *steps, **inputs):
         high, low = run.sigmas[steps[0]], run.sigmas[steps[-1] + 1]
-        return node("GuidanceInterval", unit="sigma", start=float(high), end=float(low), **inputs)
+        return node(
+            "BadVersionGuidanceInterval", unit="sigma", start=float(high), end=float(low), **inputs
+        )
 
     return only
 
@@ -150,7 +154,7 @@ def dynamic(node):
         "floor": 1e-6,
         "ceiling": 0.8,
     }
-    return lambda **changes: node("DynamicNegative", **{**settings, **changes})
+    return lambda **changes: node("BadVersionDynamicNegative", **{**settings, **changes})
 
 
 WEAK_LEGS = ["another checkpoint", "same base", "prompt alone"]
@@ -159,7 +163,7 @@ WEAK_LEGS = ["another checkpoint", "same base", "prompt alone"]
 @pytest.fixture(params=WEAK_LEGS)
 def weak_leg(request, main, weak, node):
     """Inputs for a weak leg, and the model and prompt of its reference; None is the run's own."""
-    from rig import add_weights
+    from support.rig import add_weights
 
     one, lora = node("DigitConditioning", digit="1"), add_weights(main)
     return {

@@ -18,7 +18,7 @@ def no_gradients():
 def node(comfy_nodes) -> Callable[..., Any]:
     """Call a node by its id with its own defaults, some of them changed; get its first output."""
     # ComfyUI can be imported only once pytest is configured, which is after this module is read.
-    from rig import call, untouched
+    from support.rig import call, untouched
 
     def node(node_id, **inputs):
         return call(comfy_nodes[node_id], **untouched(comfy_nodes[node_id]) | inputs)[0]

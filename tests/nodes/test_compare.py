@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import ImageColor
 
-from rig import call, untouched
+from support.rig import call, untouched
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def node(comfy_nodes):
 
     def node(node_id, **inputs):
         given = untouched(comfy_nodes[node_id]) | inputs
-        if node_id == "LabelledGrid":
+        if node_id == "BadVersionLabelledGrid":
             # As the graph does it for a node that takes lists.
             given = {name: each if name == "images" else [each] for name, each in given.items()}
         return call(comfy_nodes[node_id], **given)
@@ -27,7 +27,7 @@ def node(comfy_nodes):
 
 @pytest.fixture
 def sweep(node):
-    return lambda **inputs: node("GuidanceSweep", **inputs)
+    return lambda **inputs: node("BadVersionGuidanceSweep", **inputs)
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def grid(node):
     """The sheet for a list of images, as an array ``[h, w, 3]``."""
 
     def grid(images, **inputs):
-        (sheet,) = node("LabelledGrid", images=images, **inputs)
+        (sheet,) = node("BadVersionLabelledGrid", images=images, **inputs)
         assert sheet.ndim == 4 and sheet.shape[0] == 1 and sheet.shape[3] == 3
         assert sheet.dtype == torch.float32 and sheet.min() >= 0 and sheet.max() <= 1
         return sheet[0].numpy()
@@ -148,7 +148,7 @@ def test_seeds_as_they_are_typed(sweep, typed, numbers):
     ],
 )
 def test_what_a_sweep_cannot_use_is_an_error(refused, inputs, name, came):
-    got, _ = refused("GuidanceSweep", name, **inputs)
+    got, _ = refused("BadVersionGuidanceSweep", name, **inputs)
     assert got.startswith(came)
 
 
@@ -347,14 +347,16 @@ def test_without_words_there_is_hardly_anything_but_pictures(grid):
 )
 def test_what_a_sheet_cannot_show_is_an_error(refused, inputs, name, came):
     given = {"images": [flat(0.5)] * 3} | inputs
-    got, _ = refused("LabelledGrid", name, **given)
+    got, _ = refused("BadVersionLabelledGrid", name, **given)
     assert got.startswith(came)
 
 
 @pytest.mark.parametrize("count", [3, 5])
 def test_images_that_do_not_fit_the_sweep_are_an_error(refused, sweep, count):
     *_, plan = sweep(scales="1, 2", seeds="1-2")
-    got, expected = refused("LabelledGrid", "images", images=[flat(0.5)] * count, sweep=plan)
+    got, expected = refused(
+        "BadVersionLabelledGrid", "images", images=[flat(0.5)] * count, sweep=plan
+    )
     assert got == f"{count} of them" and expected.startswith("4, one for each setting")
 
 

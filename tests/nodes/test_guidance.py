@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 
-SCHEDULE, SHAPE, PROBE = "GUIDANCE_SCHEDULE", "GUIDANCE_SHAPE", "GUIDANCE_PROBE"
+SCHEDULE, SHAPE, PROBE = "BadVersionSchedule", "BadVersionShape", "BadVersionProbe"
 PUSH = {
     "weak_schedule": SCHEDULE,
     "weak_shape": SHAPE,
@@ -52,36 +52,45 @@ WORKFLOWS_RELY_ON = {
         },
         "MODEL",
     ),
-    "WeakenAgainstBase": ({"model": "MODEL", "base_model": "MODEL", "amount": "FLOAT"}, "MODEL"),
-    "WeakenLora": ({"model": "MODEL", "keep": "FLOAT"}, "MODEL"),
-    "WeakenWithNoise": (
+    "BadVersionWeakenAgainstBase": (
+        {"model": "MODEL", "base_model": "MODEL", "amount": "FLOAT"},
+        "MODEL",
+    ),
+    "BadVersionWeakenLora": ({"model": "MODEL", "keep": "FLOAT"}, "MODEL"),
+    "BadVersionWeakenWithNoise": (
         {"model": "MODEL", "amount": "FLOAT", "seed": "INT", "blocks": "STRING"},
         "MODEL",
     ),
-    "WeakenWithFewerBits": ({"model": "MODEL", "bits": "INT", "blocks": "STRING"}, "MODEL"),
-    "WeakenWithLowRank": ({"model": "MODEL", "keep": "FLOAT", "blocks": "STRING"}, "MODEL"),
-    "WeakenWithDropout": (
+    "BadVersionWeakenWithFewerBits": (
+        {"model": "MODEL", "bits": "INT", "blocks": "STRING"},
+        "MODEL",
+    ),
+    "BadVersionWeakenWithLowRank": (
+        {"model": "MODEL", "keep": "FLOAT", "blocks": "STRING"},
+        "MODEL",
+    ),
+    "BadVersionWeakenWithDropout": (
         {"model": "MODEL", "rate": "FLOAT", "seed": "INT", "blocks": "STRING"},
         "MODEL",
     ),
-    "WeakenAttention": (
+    "BadVersionWeakenAttention": (
         {"model": "MODEL", "mode": "COMBO", "strength": "FLOAT", "blocks": "STRING"},
         "MODEL",
     ),
-    "WeakenBySkippingBlocks": ({"model": "MODEL", "blocks": "STRING"}, "MODEL"),
-    "WeakenTokens": (
+    "BadVersionWeakenBySkippingBlocks": ({"model": "MODEL", "blocks": "STRING"}, "MODEL"),
+    "BadVersionWeakenTokens": (
         {"model": "MODEL", "strength": "FLOAT", "seed": "INT", "blocks": "STRING"},
         "MODEL",
     ),
-    "WeakenPrompt": (
+    "BadVersionWeakenPrompt": (
         {"conditioning": "CONDITIONING", "mode": "COMBO", "amount": "FLOAT", "seed": "INT"},
         "CONDITIONING",
     ),
-    "GuidanceInterval": (
+    "BadVersionGuidanceInterval": (
         {"unit": "COMBO", "start": "FLOAT", "end": "FLOAT", "schedule": SCHEDULE},
         SCHEDULE,
     ),
-    "GuidanceRamp": (
+    "BadVersionGuidanceRamp": (
         {
             "direction": "COMBO",
             "curve": "COMBO",
@@ -94,11 +103,11 @@ WORKFLOWS_RELY_ON = {
         },
         SCHEDULE,
     ),
-    "GuidanceCurve": (
+    "BadVersionGuidanceCurve": (
         {"points": "STRING", "unit": "COMBO", "interpolation": "COMBO", "schedule": SCHEDULE},
         SCHEDULE,
     ),
-    "DynamicNegative": (
+    "BadVersionDynamicNegative": (
         {
             "prior": "FLOAT",
             "temperature": "FLOAT",
@@ -110,11 +119,11 @@ WORKFLOWS_RELY_ON = {
         },
         SCHEDULE,
     ),
-    "DistanceCalibrated": (
+    "BadVersionDistanceCalibrated": (
         {"share": "FLOAT", "cap": "FLOAT", "deviation": "FLOAT", "schedule": SCHEDULE},
         SCHEDULE,
     ),
-    "GuidanceSchedulePreview": (
+    "BadVersionGuidanceSchedulePreview": (
         {
             "schedule": SCHEDULE,
             "model": "MODEL",
@@ -124,21 +133,21 @@ WORKFLOWS_RELY_ON = {
         },
         "IMAGE",
     ),
-    "ProjectedShape": (
+    "BadVersionProjectedShape": (
         {"eta": "FLOAT", "norm_threshold": "FLOAT", "momentum": "FLOAT", "shape": SHAPE},
         SHAPE,
     ),
-    "RejectShape": ({"keep": "COMBO", "shape": SHAPE}, SHAPE),
-    "CapShape": ({"relative_to": "COMBO", "limit": "FLOAT", "shape": SHAPE}, SHAPE),
-    "RescaleShape": ({"phi": "FLOAT", "shape": SHAPE}, SHAPE),
-    "ZeroStarShape": ({"shape": SHAPE}, SHAPE),
-    "PerpNegShape": ({"empty": "CONDITIONING", "weight": "FLOAT", "shape": SHAPE}, SHAPE),
-    "FrequencyShape": (
+    "BadVersionRejectShape": ({"keep": "COMBO", "shape": SHAPE}, SHAPE),
+    "BadVersionCapShape": ({"relative_to": "COMBO", "limit": "FLOAT", "shape": SHAPE}, SHAPE),
+    "BadVersionRescaleShape": ({"phi": "FLOAT", "shape": SHAPE}, SHAPE),
+    "BadVersionZeroStarShape": ({"shape": SHAPE}, SHAPE),
+    "BadVersionPerpNegShape": ({"empty": "CONDITIONING", "weight": "FLOAT", "shape": SHAPE}, SHAPE),
+    "BadVersionFrequencyShape": (
         {"low": "FLOAT", "high": "FLOAT", "levels": "INT", "shape": SHAPE},
         SHAPE,
     ),
-    "GuidanceProbe": ({"name": "STRING"}, PROBE),
-    "GuidancePlot": (
+    "BadVersionGuidanceProbe": ({"name": "STRING"}, PROBE),
+    "BadVersionGuidancePlot": (
         {
             "latent": "LATENT",
             "probe": PROBE,
@@ -149,8 +158,11 @@ WORKFLOWS_RELY_ON = {
         },
         ("IMAGE", "LATENT"),
     ),
-    "GuidanceRecord": ({"latent": "LATENT", "probe": PROBE, "filename_prefix": "STRING"}, "LATENT"),
-    "GuidanceSweep": (
+    "BadVersionGuidanceRecord": (
+        {"latent": "LATENT", "probe": PROBE, "filename_prefix": "STRING"},
+        "LATENT",
+    ),
+    "BadVersionGuidanceSweep": (
         {
             "scales": "STRING",
             "seeds": "STRING",
@@ -162,7 +174,7 @@ WORKFLOWS_RELY_ON = {
         },
         ("FLOAT", "INT", "MODEL", SCHEDULE, "GUIDANCE_SWEEP"),
     ),
-    "LabelledGrid": (
+    "BadVersionLabelledGrid": (
         {
             "images": "IMAGE",
             "sweep": "GUIDANCE_SWEEP",
@@ -174,7 +186,7 @@ WORKFLOWS_RELY_ON = {
         },
         "IMAGE",
     ),
-    "GuidancePlayground": (
+    "BadVersionGuidancePlayground": (
         {
             "page": "COMBO",
             "cfg": "FLOAT",
@@ -192,34 +204,39 @@ WORKFLOWS_RELY_ON = {
 OPTIONAL = {"negative", "weak_model", "weak_positive", "schedule", "shape", *PUSH, "probe", "vae"}
 OPTIONAL |= {*OTHER_PROBES, *SWEPT, "sweep", "weak_every"}
 NEEDED = {
-    "GuidanceSchedulePreview": {"schedule"},
-    "GuidancePlot": {"probe"},
-    "GuidanceRecord": {"probe"},
+    "BadVersionGuidanceSchedulePreview": {"schedule"},
+    "BadVersionGuidancePlot": {"probe"},
+    "BadVersionGuidanceRecord": {"probe"},
 }
 SHELVES = {
-    "GuidanceSchedulePreview": "/schedule",
-    **dict.fromkeys(("GuidanceProbe", "GuidancePlot", "GuidanceRecord"), "/probe"),
-    **dict.fromkeys(("GuidanceSweep", "LabelledGrid"), "/compare"),
-    "GuidancePlayground": "/playground",
+    "BadVersionGuidanceSchedulePreview": "/schedule",
+    **dict.fromkeys(
+        ("BadVersionGuidanceProbe", "BadVersionGuidancePlot", "BadVersionGuidanceRecord"), "/probe"
+    ),
+    **dict.fromkeys(("BadVersionGuidanceSweep", "BadVersionLabelledGrid"), "/compare"),
+    "BadVersionGuidancePlayground": "/playground",
 }
 UNITS = ["percent", "sigma"]
 LANGUAGES = {"language": ["English", "中文"]}
 VIEWS = ["everything", "scale", "push", "cosine", "along", "shift", "posterior", "thumbnails"]
 CHOICES = {
-    "GuidanceSchedulePreview": LANGUAGES,
-    "GuidancePlot": {"view": VIEWS, **LANGUAGES},
-    "GuidanceSweep": {"columns": ["scale", "seed", "weak model", "schedule"], **LANGUAGES},
-    "GuidancePlayground": {"page": ["methods", "how it works"], **LANGUAGES},
-    "GuidanceInterval": {"unit": UNITS},
-    "GuidanceRamp": {
+    "BadVersionGuidanceSchedulePreview": LANGUAGES,
+    "BadVersionGuidancePlot": {"view": VIEWS, **LANGUAGES},
+    "BadVersionGuidanceSweep": {
+        "columns": ["scale", "seed", "weak model", "schedule"],
+        **LANGUAGES,
+    },
+    "BadVersionGuidancePlayground": {"page": ["methods", "how it works"], **LANGUAGES},
+    "BadVersionGuidanceInterval": {"unit": UNITS},
+    "BadVersionGuidanceRamp": {
         "direction": ["rising", "falling", "peak"],
         "curve": ["linear", "cosine", "power"],
     },
-    "GuidanceCurve": {"unit": UNITS, "interpolation": ["linear", "smooth", "steps"]},
-    "RejectShape": {"keep": ["different", "common"]},
-    "CapShape": {"relative_to": ["other push", "number"]},
-    "WeakenAttention": {"mode": ["identity", "blur", "window"]},
-    "WeakenPrompt": {"mode": ["drop", "noise", "blur"]},
+    "BadVersionGuidanceCurve": {"unit": UNITS, "interpolation": ["linear", "smooth", "steps"]},
+    "BadVersionRejectShape": {"keep": ["different", "common"]},
+    "BadVersionCapShape": {"relative_to": ["other push", "number"]},
+    "BadVersionWeakenAttention": {"mode": ["identity", "blur", "window"]},
+    "BadVersionWeakenPrompt": {"mode": ["drop", "noise", "blur"]},
 }
 
 
@@ -259,7 +276,7 @@ def test_choices_are_those_that_workflows_rely_on(schema):
 def test_everything_has_words_for_the_artist(schema):
     _, output = WORKFLOWS_RELY_ON[schema.node_id]
     shelf = SHELVES.get(schema.node_id, {SCHEDULE: "/schedule", SHAPE: "/shape"}.get(output, ""))
-    if schema.node_id.startswith("Weaken"):
+    if schema.node_id.startswith("BadVersionWeaken"):
         shelf = "/weaken"
     assert schema.category == f"bad version{shelf}"
     assert schema.display_name and len(schema.description) > 50

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from engine.install import ROOT
-from labels import node_labels
+from comfyui.install import ROOT
+from support.labels import node_labels
 
 # What ComfyUI's own Chinese leaves in Latin letters.
 SAME_IN_CHINESE = {"CFG", "VAE"}

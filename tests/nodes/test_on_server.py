@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from engine.server import Interrupted
+from comfyui.server import Interrupted
 
 pytestmark = pytest.mark.server
 
@@ -89,14 +89,14 @@ def test_cancel_and_go_on(server):
 def watched(**settings):
     """The prompt with a probe, whose plot and record stand between sampler and decoder."""
     graph = prompt(probe=["probe", 0])
-    graph["probe"] = {"class_type": "GuidanceProbe", "inputs": {"name": "watched"}}
+    graph["probe"] = {"class_type": "BadVersionGuidanceProbe", "inputs": {"name": "watched"}}
     source = {"latent": ["sample", 0], "probe": ["probe", 0]}
     graph["plot"] = {
-        "class_type": "GuidancePlot",
+        "class_type": "BadVersionGuidancePlot",
         "inputs": {**source, "view": "scale", "language": "English"},
     }
     graph["record"] = {
-        "class_type": "GuidanceRecord",
+        "class_type": "BadVersionGuidanceRecord",
         "inputs": {**source, "latent": ["plot", 1], "filename_prefix": "record"},
     }
     graph["decode"]["inputs"]["samples"] = ["record", 0]
@@ -146,7 +146,7 @@ def test_each_run_of_a_list_has_its_own_record(server):
     """ComfyUI samples the whole list before it goes on to the plots."""
     graph = watched(noise={"noise_seed": ["sweep", 1]}, guider={"weak_scale": ["sweep", 0]})
     graph["sweep"] = {
-        "class_type": "GuidanceSweep",
+        "class_type": "BadVersionGuidanceSweep",
         "inputs": {
             "scales": "1.5, 3",
             "seeds": "31-32",

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import ImageColor
 
-from engine.install import ROOT
-from rig import call, untouched
+from comfyui.install import ROOT
+from support.rig import call, untouched
 
 METHODS = ["unguided", "classifier_free", "negative", "bad_version", "dynamic_negative"]
 PANELS = 6
@@ -44,7 +44,7 @@ def draw(node, playground, monkeypatch):
     def draw(measured=200, **inputs):
         with monkeypatch.context() as patched:
             patched.setattr(playground.scenes, "MEASURED", measured)
-            image, frames = node("GuidancePlayground", **{"samples": 50} | inputs)
+            image, frames = node("BadVersionGuidancePlayground", **{"samples": 50} | inputs)
         for batch in (image, frames):
             assert batch.ndim == 4 and batch.shape[3] == 3 and batch.dtype == torch.float32
             assert batch.isfinite().all() and batch.min() >= 0 and batch.max() <= 1
@@ -220,13 +220,13 @@ def test_the_point_has_its_predictions_around_it(drawn, playground, plots):
 
 
 def test_a_schedule_that_is_off_leaves_no_guidance(drawn, node):
-    (schedule,) = node("GuidanceCurve", points="0: 0")
+    (schedule,) = node("BadVersionGuidanceCurve", points="0: 0")
     figures = [text for text in texts(drawn(schedule=schedule)) if text.startswith("outliers")]
     assert len(figures) == PANELS and len(set(figures[1:])) == 1
 
 
 def test_a_shape_changes_every_push(drawn, node):
-    (shape,) = node("CapShape", relative_to="number", limit=0.001)
+    (shape,) = node("BadVersionCapShape", relative_to="number", limit=0.001)
     plain, capped = (
         [text for text in texts(drawn(shape=each)) if text.startswith("outliers")]
         for each in ((), shape)
@@ -238,30 +238,42 @@ def test_a_shape_changes_every_push(drawn, node):
 
 
 @pytest.mark.parametrize(
-    "schedule", ["GuidanceInterval", "GuidanceRamp", "DynamicNegative", "DistanceCalibrated"]
+    "schedule",
+    [
+        "BadVersionGuidanceInterval",
+        "BadVersionGuidanceRamp",
+        "BadVersionDynamicNegative",
+        "BadVersionDistanceCalibrated",
+    ],
 )
 def test_every_schedule_fits(draw, node, schedule):
     draw(schedule=node(schedule)[0])
 
 
-@pytest.mark.parametrize("shape", ["ProjectedShape", "RescaleShape", "ZeroStarShape"])
+@pytest.mark.parametrize(
+    "shape", ["BadVersionProjectedShape", "BadVersionRescaleShape", "BadVersionZeroStarShape"]
+)
 def test_every_shape_of_one_push_fits(draw, node, shape):
     draw(shape=node(shape)[0])
 
 
 def test_perp_neg_takes_the_empty_prompt_of_this_world(draw, node):
-    (shape,) = node("PerpNegShape", empty=[])
+    (shape,) = node("BadVersionPerpNegShape", empty=[])
     image, _ = draw(shape=shape)
     assert not torch.equal(image, draw()[0])
 
 
 @pytest.mark.parametrize(
     ("shape", "inputs"),
-    [("RejectShape", {}), ("CapShape", {"relative_to": "other push"}), ("FrequencyShape", {})],
+    [
+        ("BadVersionRejectShape", {}),
+        ("BadVersionCapShape", {"relative_to": "other push"}),
+        ("BadVersionFrequencyShape", {}),
+    ],
 )
 def test_shapes_that_cannot_work_on_points_are_refused(refused, node, comfy_nodes, shape, inputs):
     (chain,) = node(shape, **inputs)
-    came, _ = refused("GuidancePlayground", "shape", shape=chain)
+    came, _ = refused("BadVersionGuidancePlayground", "shape", shape=chain)
     assert comfy_nodes[shape].define_schema().display_name in came
 
 
@@ -279,7 +291,7 @@ def test_shapes_that_cannot_work_on_points_are_refused(refused, node, comfy_node
     ],
 )
 def test_values_that_the_widgets_would_not_take_are_refused(refused, name, value):
-    came, _ = refused("GuidancePlayground", name, **{name: value})
+    came, _ = refused("BadVersionGuidancePlayground", name, **{name: value})
     assert str(value) in came
 
 
@@ -367,7 +379,10 @@ def test_it_counts_its_steps_and_can_be_cancelled(draw, monkeypatch, page):
 
 def test_help_names_the_figures_of_the_defaults(playground):
     docs = ROOT / "web" / "docs"
-    pages = [docs / "GuidancePlayground.md", docs / "GuidancePlayground" / "zh.md"]
+    pages = [
+        docs / "BadVersionGuidancePlayground.md",
+        docs / "BadVersionGuidancePlayground" / "zh.md",
+    ]
     texts = [page.read_text(encoding="utf-8") for page in pages]
     results = playground.scenes.compare(playground.methods.Settings(2.0, 2.0), 0)
     found = {each.method: (each.outliers, each.coverage) for each in results}

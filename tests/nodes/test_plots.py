@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import ImageColor
 
-from rig import Run, call, untouched
-from small_models import sd3, unet
+from support.rig import Run, call, untouched
+from support.small_models import sd3, unet
 
 STEPS = 8
 
@@ -36,7 +36,7 @@ def draw(comfy_nodes, models):
     def draw(schedule, scale=3.0, model="flow", sigmas=None, language="English"):
         if sigmas is None:
             sigmas = Run.of(models[model], steps=STEPS).sigmas
-        node = comfy_nodes["GuidanceSchedulePreview"]
+        node = comfy_nodes["BadVersionGuidanceSchedulePreview"]
         (image,) = call(
             node,
             schedule=schedule,
@@ -89,7 +89,7 @@ def test_curve_has_the_scale_of_each_step(model, scale, draw, chain, models, plo
     factors = np.array([0.0, 2.0, 0.5, 1.0, -1.0, 1.5, 0.2, 0.7])
     sigmas = Run.of(models[model], steps=STEPS).sigmas
     text = points_of(sigmas, factors)
-    picture = draw(chain("GuidanceCurve", points=text, unit="sigma"), scale, model)
+    picture = draw(chain("BadVersionGuidanceCurve", points=text, unit="sigma"), scale, model)
     down = heights(picture, plots, range(1, STEPS))
     way = np.sign(scale - 1)
     length = (down[3] - down[0]) / (2.0 - -1.0) * way
@@ -104,7 +104,7 @@ def test_curve_has_the_scale_of_each_step(model, scale, draw, chain, models, plo
 def test_between_two_steps_the_curve_goes_on(draw, chain, models, plots):
     """As the schedule does, at sigmas between those of the steps."""
     sigmas = Run.of(models["eps"], steps=STEPS).sigmas
-    ramp = chain("GuidanceRamp", direction="falling", curve="linear", low=0.0, high=1.0)
+    ramp = chain("BadVersionGuidanceRamp", direction="falling", curve="linear", low=0.0, high=1.0)
     (schedule,) = ramp
     sampling = models["eps"].get_model_object("model_sampling")
 
@@ -130,7 +130,7 @@ def test_between_two_steps_the_curve_goes_on(draw, chain, models, plots):
 def test_interval_rises_and_falls_where_its_ends_are(draw, chain, models, plots):
     sigmas = Run.of(models["flow"], steps=STEPS).sigmas
     ends = {"unit": "sigma", "start": float(sigmas[2]), "end": float(sigmas[5])}
-    picture = draw(chain("GuidanceInterval", **ends))
+    picture = draw(chain("BadVersionGuidanceInterval", **ends))
     inside = heights(picture, plots, [2.3, 3.5, 4.7])
     outside = heights(picture, plots, [0.5, 1.6, 5.4, 7.5])
     assert np.ptp(inside) < 1 and np.ptp(outside) < 1
@@ -145,13 +145,13 @@ def test_product_of_a_chain_is_drawn(draw, chain, models, plots):
     sigmas = Run.of(models["flow"], steps=STEPS).sigmas
     texts = [points_of(sigmas, [a] * 4 + [b] * 4) for a, b in ((1.0, 2.0), (2.0, 0.5), (2.0, 1.0))]
     settings = {"unit": "sigma", "interpolation": "steps"}
-    one, two, both = (chain("GuidanceCurve", points=text, **settings) for text in texts)
+    one, two, both = (chain("BadVersionGuidanceCurve", points=text, **settings) for text in texts)
     np.testing.assert_array_equal(draw((*one, *two)), draw(both))
 
 
 LIVE = {
-    "DynamicNegative": ({"floor": 0.2, "ceiling": 0.6}, (0.25, 1.5), 3.0),
-    "DistanceCalibrated": ({"cap": 4.0}, (0.0, 4.0), 1.0),
+    "BadVersionDynamicNegative": ({"floor": 0.2, "ceiling": 0.6}, (0.25, 1.5), 3.0),
+    "BadVersionDistanceCalibrated": ({"cap": 4.0}, (0.0, 4.0), 1.0),
 }
 
 
@@ -161,8 +161,8 @@ def test_band_of_a_schedule_that_goes_by_the_picture(name, draw, chain, models, 
     inputs, (least, most), own = LIVE[name]
     sigmas = Run.of(models["flow"], steps=STEPS).sigmas
     factors = np.array([1.0, 1.0, 0.0, 0.5, 1.0, 1.0, 1.0, 1.0])
-    curve = chain("GuidanceCurve", points=points_of(sigmas, factors), unit="sigma")
-    inputs = {"prior": 0.3, **inputs} if name == "DynamicNegative" else inputs
+    curve = chain("BadVersionGuidanceCurve", points=points_of(sigmas, factors), unit="sigma")
+    inputs = {"prior": 0.3, **inputs} if name == "BadVersionDynamicNegative" else inputs
     picture = draw(chain(name, **inputs, schedule=curve), scale=4.0)
     places = [1, 2, 3, 5]
     found = [rows(picture, column(plots, place), plots.style.LINE) for place in places]
@@ -197,17 +197,17 @@ EXTREMES = {
 @pytest.fixture
 def chains(chain):
     """One of each kind, and one that goes as far as can be."""
-    up = chain("GuidanceRamp", low=-10.0, high=10.0)
+    up = chain("BadVersionGuidanceRamp", low=-10.0, high=10.0)
     return {
-        "interval": chain("GuidanceInterval"),
-        "ramp": chain("GuidanceRamp"),
-        "constant": chain("GuidanceCurve", points="0: 1"),
+        "interval": chain("BadVersionGuidanceInterval"),
+        "ramp": chain("BadVersionGuidanceRamp"),
+        "constant": chain("BadVersionGuidanceCurve", points="0: 1"),
         "none": (),
-        "dynamic": chain("DynamicNegative", schedule=chain("GuidanceInterval")),
-        "calibrated": chain("DistanceCalibrated"),
-        "both": chain("DistanceCalibrated", schedule=chain("DynamicNegative")),
-        "huge": chain("GuidanceCurve", points="0: -100, 0.4: 75, 1: 100", schedule=up),
-        "huge and live": chain("DistanceCalibrated", cap=1000.0, schedule=up),
+        "dynamic": chain("BadVersionDynamicNegative", schedule=chain("BadVersionGuidanceInterval")),
+        "calibrated": chain("BadVersionDistanceCalibrated"),
+        "both": chain("BadVersionDistanceCalibrated", schedule=chain("BadVersionDynamicNegative")),
+        "huge": chain("BadVersionGuidanceCurve", points="0: -100, 0.4: 75, 1: 100", schedule=up),
+        "huge and live": chain("BadVersionDistanceCalibrated", cap=1000.0, schedule=up),
     }
 
 
@@ -254,7 +254,7 @@ def test_every_line_across_has_a_number_of_its_own(least, most, plots):
 def test_sigmas_below_do_not_touch(steps, draw, chain, plots):
     """Seen in the picture itself: there is paper between any two of them."""
     sigmas = torch.cat([torch.linspace(0.9876, 0.1234, steps), torch.zeros(1)])
-    picture = draw(chain("GuidanceRamp"), sigmas=sigmas)
+    picture = draw(chain("BadVersionGuidanceRamp"), sigmas=sigmas)
     below = plots._BOX[3]
     band = picture[below + 6 : below + 28]
     text = (np.abs(band - ImageColor.getrgb(plots.style.PAPER)).max(axis=2) > 60).any(axis=0)
@@ -267,7 +267,7 @@ def test_sigmas_below_do_not_touch(steps, draw, chain, plots):
 
 def test_words_are_in_the_language_that_is_asked_for(draw, chain, plots):
     """They alone differ: all of the plot itself is the same."""
-    schedule = chain("GuidanceRamp")
+    schedule = chain("BadVersionGuidanceRamp")
     english, chinese = (draw(schedule, language=each) for each in ("English", "中文"))
     differing = np.flatnonzero((english != chinese).any(axis=(1, 2)))
     _, top, _, bottom = (round(each) for each in plots._BOX)

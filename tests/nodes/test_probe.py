@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import ImageColor
 
-from rig import call, in_graph
+from support.rig import call, in_graph
 
 CALLS = 7
 
@@ -22,7 +22,9 @@ def make_probe(comfy_nodes):
     """The node in a graph, where it has a number."""
 
     def make_probe(name="a run"):
-        return call(in_graph(comfy_nodes["GuidanceProbe"], uuid.uuid4().hex), name=name)[0]
+        return call(in_graph(comfy_nodes["BadVersionGuidanceProbe"], uuid.uuid4().hex), name=name)[
+            0
+        ]
 
     return make_probe
 
@@ -30,7 +32,7 @@ def make_probe(comfy_nodes):
 @pytest.fixture
 def make_run(make_probe, pack):
     """A probe with one run of known numbers, and the run's latent."""
-    LegAtCall = pack.guiders.probe.LegAtCall
+    LegAtCall = pack.guiders.record.probe.LegAtCall
 
     def make_run(name="a run", legs=("weak",), batch=1, seed=0, scales=None, calls=CALLS):
         generator = torch.Generator().manual_seed(seed)
@@ -69,7 +71,7 @@ def draw(comfy_nodes):
     """The figure, as an array of numbers from 0 to 255."""
 
     def draw(probe, latent, view="everything", language="English", **others):
-        node = comfy_nodes["GuidancePlot"]
+        node = comfy_nodes["BadVersionGuidancePlot"]
         inputs = {"latent": latent, "probe": probe, "view": view, "language": language}
         image, passed = call(node, **inputs, **others)
         assert passed is latent
@@ -267,7 +269,7 @@ def test_vae_of_another_model_is_refused(make_run, refused, comfy_nodes):
     probe, latent = make_run()
     (vae,) = call(comfy_nodes["VAELoader"], vae_name="digits_vae.safetensors")
     came, wanted = refused(
-        "GuidancePlot",
+        "BadVersionGuidancePlot",
         "vae",
         latent=latent,
         probe=probe,
@@ -278,12 +280,12 @@ def test_vae_of_another_model_is_refused(make_run, refused, comfy_nodes):
     assert "16 channels" in came and "4 channels" in wanted
 
 
-@pytest.mark.parametrize("node_id", ["GuidancePlot", "GuidanceRecord"])
+@pytest.mark.parametrize("node_id", ["BadVersionGuidancePlot", "BadVersionGuidanceRecord"])
 def test_probe_that_recorded_nothing_is_refused(make_run, make_probe, refused, node_id):
     _, latent = make_run()
     widgets = {
-        "GuidancePlot": {"view": "everything", "language": "English"},
-        "GuidanceRecord": {"filename_prefix": "x"},
+        "BadVersionGuidancePlot": {"view": "everything", "language": "English"},
+        "BadVersionGuidanceRecord": {"filename_prefix": "x"},
     }
     came, wanted = refused(
         node_id, "probe", latent=latent, probe=make_probe("idle"), **widgets[node_id]
@@ -294,15 +296,24 @@ def test_probe_that_recorded_nothing_is_refused(make_run, make_probe, refused, n
 def test_second_probe_that_recorded_nothing_is_named(make_run, make_probe, refused):
     probe, latent = make_run()
     inputs = {"latent": latent, "probe": probe, "view": "scale", "language": "English"}
-    _, wanted = refused("GuidancePlot", "probe_3", **inputs, probe_3=make_probe())
+    _, wanted = refused("BadVersionGuidancePlot", "probe_3", **inputs, probe_3=make_probe())
     assert "'latent_3'" in wanted
-    refused("GuidancePlot", "latent_2", **inputs, latent_2=latent)
+    refused("BadVersionGuidancePlot", "latent_2", **inputs, latent_2=latent)
 
 
 def test_unknown_view_is_refused(make_run, refused):
     probe, latent = make_run()
-    refused("GuidancePlot", "view", latent=latent, probe=probe, view="all", language="English")
-    refused("GuidancePlot", "language", latent=latent, probe=probe, view="scale", language="de")
+    refused(
+        "BadVersionGuidancePlot", "view", latent=latent, probe=probe, view="all", language="English"
+    )
+    refused(
+        "BadVersionGuidancePlot",
+        "language",
+        latent=latent,
+        probe=probe,
+        view="scale",
+        language="de",
+    )
 
 
 @pytest.fixture
@@ -313,7 +324,7 @@ def save(comfy_nodes):
     def save(probe, latent, prefix="guidance/test"):
         output = Path(folder_paths.get_output_directory())
         before = {path for path in output.rglob("*") if path.is_file()}
-        node = comfy_nodes["GuidanceRecord"]
+        node = comfy_nodes["BadVersionGuidanceRecord"]
         (passed,) = call(node, latent=latent, probe=probe, filename_prefix=prefix)
         assert passed is latent
         files = sorted({path for path in output.rglob("*") if path.is_file()} - before)
@@ -367,6 +378,10 @@ def test_nothing_is_overwritten(make_run, save):
 def test_files_outside_of_the_output_folder_are_refused(make_run, refused, prefix):
     probe, latent = make_run()
     came, _ = refused(
-        "GuidanceRecord", "filename_prefix", latent=latent, probe=probe, filename_prefix=prefix
+        "BadVersionGuidanceRecord",
+        "filename_prefix",
+        latent=latent,
+        probe=probe,
+        filename_prefix=prefix,
     )
     assert came == f"'{prefix}'"

@@ -6,15 +6,15 @@ import random
 import pytest
 import torch
 
-from rig import Run, call
-from small_models import conditionings, unet
+from support.rig import Run, call
+from support.small_models import conditionings, unet
 
 NODES = [
-    "GuidanceInterval",
-    "GuidanceRamp",
-    "GuidanceCurve",
-    "DynamicNegative",
-    "DistanceCalibrated",
+    "BadVersionGuidanceInterval",
+    "BadVersionGuidanceRamp",
+    "BadVersionGuidanceCurve",
+    "BadVersionDynamicNegative",
+    "BadVersionDistanceCalibrated",
 ]
 DRAWS, SAMPLED = 200, 8  # per node
 
@@ -49,7 +49,7 @@ def test_defaults_are_taken(node_id, node):
 
 @pytest.mark.parametrize("node_id", NODES)
 def test_chain_grows_at_its_end(node_id, node):
-    first = node("GuidanceInterval")
+    first = node("BadVersionGuidanceInterval")
     chain = node(node_id, schedule=first)
     assert chain[:1] == first and chain[1:] == node(node_id)
     assert len(first) == 1
@@ -60,10 +60,10 @@ def numbers(comfy_nodes, node_id):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1e9, 1e9])
-@pytest.mark.parametrize("node_id", [*NODES, "GuidanceSchedulePreview"])
+@pytest.mark.parametrize("node_id", [*NODES, "BadVersionGuidanceSchedulePreview"])
 def test_number_that_no_widget_lets_through(value, node_id, refused, comfy_nodes):
     given = {}
-    if node_id == "GuidanceSchedulePreview":
+    if node_id == "BadVersionGuidanceSchedulePreview":
         given = {"schedule": (), "model": None, "sigmas": torch.ones(2)}
     for widget in numbers(comfy_nodes, node_id):
         came, expected = refused(node_id, widget.id, **given, **{widget.id: value})
@@ -90,7 +90,7 @@ def test_choice_that_is_none(node_id, refused, comfy_nodes):
     ],
 )
 def test_interval_that_is_empty(unit, start, end, expected, refused):
-    came, wanted = refused("GuidanceInterval", "end", unit=unit, start=start, end=end)
+    came, wanted = refused("BadVersionGuidanceInterval", "end", unit=unit, start=start, end=end)
     assert came == f"{end:g} for a start at {start:g}"
     assert wanted == f"a number {expected}."
 
@@ -98,44 +98,44 @@ def test_interval_that_is_empty(unit, start, end, expected, refused):
 @pytest.mark.parametrize("name", ["start", "end"])
 def test_interval_in_percent_ends_at_1(name, refused):
     """As somebody types who means sigmas, or 20 percent of 100."""
-    came, expected = refused("GuidanceInterval", name, unit="percent", **{name: 20.0})
+    came, expected = refused("BadVersionGuidanceInterval", name, unit="percent", **{name: 20.0})
     assert came == "20" and expected == "a share of sampling from 0 to 1, or unit 'sigma'."
 
 
 @pytest.mark.parametrize("start, end", [(0.5, 0.5), (0.6, 0.5), (1.0, 0.0)])
 def test_ramp_that_has_no_length(start, end, refused):
-    came, _ = refused("GuidanceRamp", "end", start=start, end=end)
+    came, _ = refused("BadVersionGuidanceRamp", "end", start=start, end=end)
     assert came == f"{end:g} for a start at {start:g}"
 
 
 @pytest.mark.parametrize("unit", ["percent", "sigma"])
 @pytest.mark.parametrize("points", POINTS)
 def test_points_that_can_be_read(points, unit, node):
-    assert len(node("GuidanceCurve", points=points, unit=unit)) == 1
+    assert len(node("BadVersionGuidanceCurve", points=points, unit=unit)) == 1
 
 
 @pytest.mark.parametrize("points", BROKEN_POINTS)
 def test_points_that_cannot_be_read(points, refused):
-    came, expected = refused("GuidanceCurve", "points", points=points)
+    came, expected = refused("BadVersionGuidanceCurve", "points", points=points)
     assert came and expected
 
 
 def test_part_that_cannot_be_read_is_quoted(refused):
-    came, _ = refused("GuidanceCurve", "points", points="0: 1\n0.5: two\n1: 3")
+    came, _ = refused("BadVersionGuidanceCurve", "points", points="0: 1\n0.5: two\n1: 3")
     assert came == "'0.5: two'"
 
 
 def test_sigma_of_a_curve_may_be_above_1(node, refused):
-    assert node("GuidanceCurve", points="14.6: 0, 1: 1", unit="sigma")
-    came, expected = refused("GuidanceCurve", "points", points="14.6: 0, 1: 1")
+    assert node("BadVersionGuidanceCurve", points="14.6: 0, 1: 1", unit="sigma")
+    came, expected = refused("BadVersionGuidanceCurve", "points", points="14.6: 0, 1: 1")
     assert came == "the position 14.6" and expected == "a share of sampling from 0 to 1."
-    came, expected = refused("GuidanceCurve", "points", points="-1: 0", unit="sigma")
+    came, expected = refused("BadVersionGuidanceCurve", "points", points="-1: 0", unit="sigma")
     assert came == "the position -1" and expected == "a sigma from 0 to 10000."
 
 
 @pytest.mark.parametrize("points", ["1e999: 1", "0: 0, 1e400: 1"])
 def test_sigma_of_a_curve_is_finite(points, refused):
-    refused("GuidanceCurve", "points", points=points, unit="sigma")
+    refused("BadVersionGuidanceCurve", "points", points=points, unit="sigma")
 
 
 @pytest.mark.parametrize(
@@ -143,20 +143,24 @@ def test_sigma_of_a_curve_is_finite(points, refused):
 )
 def test_prior_out_of_its_own_bounds(prior, floor, ceiling, refused):
     bounds = {"prior": prior, "floor": floor, "ceiling": ceiling}
-    came, expected = refused("DynamicNegative", "prior", **bounds)
+    came, expected = refused("BadVersionDynamicNegative", "prior", **bounds)
     assert came == f"{prior:g}"
     assert expected == f"a number from 'floor' {floor:g} to 'ceiling' {ceiling:g}."
 
 
 def test_floor_above_the_ceiling(refused):
     """No prior could set this right."""
-    refused("DynamicNegative", "ceiling", prior=0.2, floor=0.5, ceiling=0.1)
+    refused("BadVersionDynamicNegative", "ceiling", prior=0.2, floor=0.5, ceiling=0.1)
 
 
 @pytest.mark.parametrize("sigmas", [[], [1.0]])
 def test_preview_without_a_step(sigmas, node, refused):
-    given = {"schedule": node("GuidanceRamp"), "model": None, "sigmas": torch.tensor(sigmas)}
-    came, expected = refused("GuidanceSchedulePreview", "sigmas", **given)
+    given = {
+        "schedule": node("BadVersionGuidanceRamp"),
+        "model": None,
+        "sigmas": torch.tensor(sigmas),
+    }
+    came, expected = refused("BadVersionGuidanceSchedulePreview", "sigmas", **given)
     assert came == f"{len(sigmas)} sigmas" and expected == "at least 2, which make one step."
 
 
@@ -187,7 +191,7 @@ def draw(request, comfy_nodes):
 def test_any_setting_is_refused_or_gives_finite_factors(node_id, draw, models, comfy_nodes, pack):
     """At all sigmas of a model, its first and its last among them."""
     model, _ = models
-    noise = pack.guiders.compatibility.noise_of(model)
+    noise = pack.guiders.models.noise_of(model)
     display_name = comfy_nodes[node_id].define_schema().display_name
     taken = 0
     for _ in range(DRAWS):
@@ -199,7 +203,7 @@ def test_any_setting_is_refused_or_gives_finite_factors(node_id, draw, models, c
             assert "Expected " in str(error), setting
             continue
         taken += 1
-        if isinstance(schedule, pack.guiders.schedules.Fixed):
+        if isinstance(schedule, pack.guiders.push.schedules.Fixed):
             levels = Run.of(model, steps=5).sigmas.tolist()
             assert all(math.isfinite(schedule.factor(level, noise)) for level in levels), setting
         else:

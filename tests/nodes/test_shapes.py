@@ -6,12 +6,18 @@ import random
 import pytest
 import torch
 
-from rig import Run, call
-from small_models import conditionings, unet
+from support.rig import Run, call
+from support.small_models import conditionings, unet
 
 NODES = [
-    *("ProjectedShape", "RejectShape", "CapShape", "RescaleShape", "ZeroStarShape"),
-    *("PerpNegShape", "FrequencyShape"),
+    *(
+        "BadVersionProjectedShape",
+        "BadVersionRejectShape",
+        "BadVersionCapShape",
+        "BadVersionRescaleShape",
+        "BadVersionZeroStarShape",
+    ),
+    *("BadVersionPerpNegShape", "BadVersionFrequencyShape"),
 ]
 DRAWS, SAMPLED = 100, 4  # per node
 
@@ -29,13 +35,13 @@ def widgets_of(node):
 @pytest.fixture
 def node(node):
     """The same, with an empty prompt for the node that needs one."""
-    empty = {"PerpNegShape": {"empty": conditionings[1]}}
+    empty = {"BadVersionPerpNegShape": {"empty": conditionings[1]}}
     return lambda node_id, **inputs: node(node_id, **empty.get(node_id, {}) | inputs)
 
 
 @pytest.mark.parametrize("node_id", NODES)
 def test_chain_grows_at_its_end(node_id, node):
-    first = node("CapShape")
+    first = node("BadVersionCapShape")
     chain = node(node_id, shape=first)
     assert chain[:1] == first and chain[1:] == node(node_id)
     assert len(first) == 1
@@ -49,7 +55,9 @@ def test_shape_goes_by_the_name_of_its_node(node_id, node, comfy_nodes):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1e9, 1e9])
-@pytest.mark.parametrize("node_id", [n for n in NODES if n not in ("RejectShape", "ZeroStarShape")])
+@pytest.mark.parametrize(
+    "node_id", [n for n in NODES if n not in ("BadVersionRejectShape", "BadVersionZeroStarShape")]
+)
 def test_number_that_no_widget_lets_through(value, node_id, refused, comfy_nodes):
     for widget in widgets_of(comfy_nodes[node_id]):
         if widget.io_type != "COMBO":
@@ -58,7 +66,9 @@ def test_number_that_no_widget_lets_through(value, node_id, refused, comfy_nodes
             assert expected == f"a number from {widget.min:g} to {widget.max:g}."
 
 
-@pytest.mark.parametrize("node_id, name", [("RejectShape", "keep"), ("CapShape", "relative_to")])
+@pytest.mark.parametrize(
+    "node_id, name", [("BadVersionRejectShape", "keep"), ("BadVersionCapShape", "relative_to")]
+)
 def test_choice_that_is_none(node_id, name, refused):
     came, expected = refused(node_id, name, **{name: "nonsense"})
     assert came == "'nonsense'" and " or '" in expected
@@ -66,8 +76,8 @@ def test_choice_that_is_none(node_id, name, refused):
 
 def test_only_shapes_that_compare_need_the_other_leg(node):
     need = {node_id for node_id in NODES if node(node_id)[0].needs_other_leg}
-    assert need == {"RejectShape", "CapShape"}
-    assert not node("CapShape", relative_to="number")[0].needs_other_leg
+    assert need == {"BadVersionRejectShape", "BadVersionCapShape"}
+    assert not node("BadVersionCapShape", relative_to="number")[0].needs_other_leg
 
 
 @pytest.fixture
@@ -90,7 +100,7 @@ def draw(request, comfy_nodes):
     return setting
 
 
-@pytest.mark.parametrize("node_id", [n for n in NODES if n != "ZeroStarShape"])
+@pytest.mark.parametrize("node_id", [n for n in NODES if n != "BadVersionZeroStarShape"])
 def test_any_setting_is_taken_or_refused(node_id, draw, node, comfy_nodes, pack):
     widgets = widgets_of(comfy_nodes[node_id])
     display_name = comfy_nodes[node_id].define_schema().display_name
@@ -145,7 +155,7 @@ def test_any_setting_that_is_taken_gives_a_finite_picture(node_id, draw, node, m
 @pytest.mark.parametrize("size", [(1, 1), (1, 5), (2, 3)])
 def test_frequencies_of_a_tiny_picture(size, node, pack):
     """As many octaves as there may be, down to a single pixel and below."""
-    (shape,) = node("FrequencyShape", levels=8)
-    running = shape.start(pack.guiders.noise.Noise(True, lambda percent: 1 - percent))
+    (shape,) = node("BadVersionFrequencyShape", levels=8)
+    running = shape.start(pack.guiders.push.noise.Noise(True, lambda percent: 1 - percent))
     delta = torch.randn(2, 4, *size, generator=torch.Generator().manual_seed(1))
     assert running(delta, None, 1.0).isfinite().all()

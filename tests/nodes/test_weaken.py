@@ -9,13 +9,23 @@ import comfy.ldm.modules.attention
 import pytest
 import torch
 
-from rig import Run, add_weights, call
-from small_models import ARCHITECTURES, BY_NAME, Architecture
+from support.rig import Run, add_weights, call
+from support.small_models import ARCHITECTURES, BY_NAME, Architecture
 
 NODES = [
-    *("WeakenAgainstBase", "WeakenLora", "WeakenWithNoise", "WeakenWithFewerBits"),
-    *("WeakenWithLowRank", "WeakenWithDropout", "WeakenAttention", "WeakenBySkippingBlocks"),
-    *("WeakenTokens", "WeakenPrompt"),
+    *(
+        "BadVersionWeakenAgainstBase",
+        "BadVersionWeakenLora",
+        "BadVersionWeakenWithNoise",
+        "BadVersionWeakenWithFewerBits",
+    ),
+    *(
+        "BadVersionWeakenWithLowRank",
+        "BadVersionWeakenWithDropout",
+        "BadVersionWeakenAttention",
+        "BadVersionWeakenBySkippingBlocks",
+    ),
+    *("BadVersionWeakenTokens", "BadVersionWeakenPrompt"),
 ]
 DRAWS, SAMPLED = 300, 14  # per node
 
@@ -157,7 +167,7 @@ def test_any_setting_is_taken_or_refused(node, draw, execute):
         if execute(setting) is not None:
             taken += 1
             assert setting.in_bounds, f"{setting} is out of bounds"
-    # The oldest release of ComfyUI lets WeakenAttention be used on U-Nets alone.
+    # The oldest release of ComfyUI lets BadVersionWeakenAttention be used on U-Nets alone.
     assert 0.02 * DRAWS < taken < 0.95 * DRAWS
 
 
@@ -174,7 +184,7 @@ def test_any_setting_that_is_taken_gives_a_finite_picture(
             continue
         sampled += 1
         architecture = setting.architecture
-        given = {"weak_positive" if node == "WeakenPrompt" else "weak_model": weak}
+        given = {"weak_positive" if node == "BadVersionWeakenPrompt" else "weak_model": weak}
         model = models(architecture)
         positive = architecture.conditioning(1)
         scales = {"cfg": 1.0, "weak_scale": 2.0}
@@ -186,7 +196,7 @@ def test_any_setting_that_is_taken_gives_a_finite_picture(
             latent = run.sample(guider)
         except pack.guiders.errors.GuidanceError as error:
             # The guider puts words to whatever comes out of a first weak pass.
-            assert error.__cause__ is None or node == "WeakenPrompt", setting
+            assert error.__cause__ is None or node == "BadVersionWeakenPrompt", setting
             continue
         except Exception as error:
             raise AssertionError(f"{setting} gave {type(error).__name__}: {error}") from error
@@ -204,12 +214,12 @@ def test_every_node_works_with_all_its_inputs_as_they_come(comfy_nodes, models):
             widgets = comfy_nodes[node].define_schema().inputs
             inputs = {w.id: w.default for w in widgets if getattr(w, "default", None) is not None}
             inputs["model"] = model
-            if node == "WeakenAgainstBase":
+            if node == "BadVersionWeakenAgainstBase":
                 inputs["base_model"] = models(architecture)
-            if node == "WeakenPrompt":
+            if node == "BadVersionWeakenPrompt":
                 del inputs["model"]
                 inputs["conditioning"] = architecture.conditioning(1)
-            if node == "WeakenAttention" and not can_weaken_attention(name):
+            if node == "BadVersionWeakenAttention" and not can_weaken_attention(name):
                 continue
             assert call(comfy_nodes[node], **inputs)[0] is not None
 

@@ -88,7 +88,7 @@ def test_the_same_seed_starts_from_the_same_noise(draw, leg):
 
 def test_a_scale_of_one_is_no_guidance(draw, leg, pack):
     plain = draw((), 50, 0)
-    shapes = [pack.guiders.shapes.Projected(0.0, 15.0, -0.5)]
+    shapes = [pack.guiders.push.shapes.Projected(0.0, 15.0, -0.5)]
     for legs in ([leg(1.0)], [leg(1.0, shapes=shapes), leg(1.0, "main", 2)]):
         assert torch.equal(draw(legs, 50, 0).points, plain.points)
 
@@ -100,7 +100,7 @@ def test_a_leg_that_a_schedule_has_switched_off_makes_no_prediction(playground, 
         asked.append(float(sigma[0]))
         return models.weak(x, sigma, label)
 
-    interval = pack.guiders.schedules.Interval(0.25, 0.5, False)
+    interval = pack.guiders.push.schedules.Interval(0.25, 0.5, False)
     leg = playground.sampling.Leg(weak, 0, 2.0, (interval,))
     paths = playground.sampling.sample(models.main, 0, (leg,), 5, seed=0)
     inside = paths.sigmas[8:16]
@@ -122,7 +122,7 @@ def test_push_is_the_formula(guided, leg, models, playground):
 
 
 def test_schedules_and_shapes_are_those_of_the_guider(guided, leg, models, playground, pack):
-    schedules, shapes = pack.guiders.schedules, pack.guiders.shapes
+    schedules, shapes = pack.guiders.push.schedules, pack.guiders.push.shapes
     sigma = sigma_of(playground)
     C, U = (predicted(models.main, X, sigma, label) for label in (0, 2))
     delta = C - predicted(models.weak, X, sigma)

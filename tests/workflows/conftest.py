@@ -10,10 +10,10 @@ import pytest
 from playwright.sync_api import Browser
 
 import cards
-from engine.browser import BrowserMissing, opened_page, running_browser
-from engine.page import ComfyPage
-from engine.server import Server
-from engine.workflow import Prompt, to_prompt
+from comfyui.browser import BrowserMissing, opened_page, running_browser
+from comfyui.page import ComfyPage
+from comfyui.server import Server
+from comfyui.workflow import Prompt, to_prompt
 
 
 # For one module only: while Playwright is on, no other test of the session can use asyncio.

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 import cards
-from engine.install import ROOT
-from engine.page import ComfyPage
+from comfyui.install import ROOT
+from comfyui.page import ComfyPage
 
 pytestmark = pytest.mark.server
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from engine.install import ROOT
-from engine.page import ComfyPage
-from labels import node_labels
+from comfyui.install import ROOT
+from comfyui.page import ComfyPage
+from support.labels import node_labels
 
 pytestmark = pytest.mark.server
 
@@ -88,7 +88,7 @@ def test_help_page(shown):
     assert [line for line in lines if line in wanted] == wanted
 
 
-@pytest.mark.parametrize("node_id", ["BadVersionGuider", "GuidanceInterval"])
+@pytest.mark.parametrize("node_id", ["BadVersionGuider", "BadVersionGuidanceInterval"])
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_menu_of_a_node_opens_its_help_page(page_in, language, node_id):
     page = page_in(language)
@@ -99,8 +99,8 @@ def test_menu_of_a_node_opens_its_help_page(page_in, language, node_id):
 
 
 GUIDERS = {"BadVersionGuider", "BadVersionPatch"}
-SCHEDULES = {"GuidanceInterval", "GuidanceRamp", "GuidanceCurve"}
-WEAKENING = {node_id for node_id in NODE_IDS if node_id.startswith("Weaken")}
+SCHEDULES = {"BadVersionGuidanceInterval", "BadVersionGuidanceRamp", "BadVersionGuidanceCurve"}
+WEAKENING = {node_id for node_id in NODE_IDS if node_id.startswith("BadVersionWeaken")}
 # What somebody types who has never seen the nodes, and those that have to be offered then.
 SEARCHES = [
     ("en", "bad", GUIDERS),
@@ -111,7 +111,7 @@ SEARCHES = [
     ("zh", "guidance", SCHEDULES | GUIDERS),
     ("zh", "weak", WEAKENING),
     ("zh", "autoguidance", GUIDERS),
-    ("zh", "负面", {"DynamicNegative"}),
+    ("zh", "负面", {"BadVersionDynamicNegative"}),
     ("zh", "引导", SCHEDULES | GUIDERS),
 ]
 

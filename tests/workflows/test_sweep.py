@@ -6,7 +6,7 @@ import itertools
 import pytest
 from PIL import Image
 
-from engine.server import NodeError
+from comfyui.server import NodeError
 
 pytestmark = pytest.mark.server
 
@@ -76,8 +76,8 @@ def prompt(sampled, **others):
     return {
         "main": node("UNETLoader", unet_name="digits_main.safetensors", weight_dtype="default"),
         "weak": node("UNETLoader", unet_name="digits_weak.safetensors", weight_dtype="default"),
-        "skipped": node("WeakenBySkippingBlocks", model=["main", 0], blocks="auto"),
-        "late": node("GuidanceInterval", unit="percent", start=0.4, end=1.0),
+        "skipped": node("BadVersionWeakenBySkippingBlocks", model=["main", 0], blocks="auto"),
+        "late": node("BadVersionGuidanceInterval", unit="percent", start=0.4, end=1.0),
         "vae": node("VAELoader", vae_name="digits_vae.safetensors"),
         "positive": node("DigitConditioning", digit="4"),
         "negative": node("DigitConditioning", digit="none"),
@@ -92,7 +92,7 @@ def prompt(sampled, **others):
 def sweep(**plugged):
     settings = {"scales": "1, 3", "seeds": "5-6", "columns": "scale", "language": "English"}
     names = {"weak_model_names": "", "schedule_names": ""}
-    return node("GuidanceSweep", **{**settings, **names, **plugged})
+    return node("BadVersionGuidanceSweep", **{**settings, **names, **plugged})
 
 
 def pictures(server, prompt, saved="save"):
@@ -105,7 +105,7 @@ def pictures(server, prompt, saved="save"):
 def grid():
     widgets = {"title": "", "column_captions": "", "row_captions": "", "columns": 4, "cell_size": 0}
     return {
-        "grid": node("LabelledGrid", images=["decode", 0], sweep=["sweep", 4], **widgets),
+        "grid": node("BadVersionLabelledGrid", images=["decode", 0], sweep=["sweep", 4], **widgets),
         "sheet": node("SaveImage", images=["grid", 0], filename_prefix="sheet"),
     }
 

@@ -9,12 +9,12 @@ from PIL import Image
 
 import cards
 import demo
+from comfyui.server import NodeError
+from comfyui.workflow import WorkflowError, find_node, to_prompt
 from digits.classifier import read_digits
-from engine.server import NodeError
-from engine.workflow import WorkflowError, find_node, to_prompt
+from node_pack import EMOJI_CLASSES
 from sheet import CELL
 from tiny.judge import CLASSES
-from tiny.node_pack import EMOJI_CLASSES
 
 pytestmark = pytest.mark.server
 
@@ -95,7 +95,7 @@ def test_interval_is_previewed_with_the_steps_and_scale_of_the_guider(server, pr
     prompt = prompt_of("schedule_interval")
     preview, guider = (
         prompt[find_node(prompt, each)]["inputs"]
-        for each in ("GuidanceSchedulePreview", "BadVersionGuider")
+        for each in ("BadVersionGuidanceSchedulePreview", "BadVersionGuider")
     )
     assert preview["scale"] == guider["weak_scale"]
     assert preview["schedule"] == guider["weak_schedule"]
@@ -106,7 +106,7 @@ def test_interval_is_previewed_with_the_steps_and_scale_of_the_guider(server, pr
     def drawn(end):
         # Not the end as saved: of what it has in its cache, the server sends no pictures.
         outputs = server.wait(server.queue(cards.set_inputs(prompt, end=end)))["outputs"]
-        (image,) = outputs[find_node(prompt, "GuidanceSchedulePreview")]["images"]
+        (image,) = outputs[find_node(prompt, "BadVersionGuidanceSchedulePreview")]["images"]
         with Image.open(io.BytesIO(server.image(image))) as picture:
             assert picture.size == (768, 432)
             return picture.tobytes()
@@ -216,7 +216,7 @@ def test_with_nothing_plugged_in_the_model_is_its_own_bad_version(server, prompt
     by_hand = copy.deepcopy(prompt)
     model = prompt[guider]["inputs"]["model"]
     by_hand["weak"] = {
-        "class_type": "WeakenBySkippingBlocks",
+        "class_type": "BadVersionWeakenBySkippingBlocks",
         "inputs": {"model": model, "blocks": "auto"},
     }
     by_hand[guider]["inputs"]["weak_model"] = ["weak", 0]

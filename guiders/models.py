@@ -1,0 +1,224 @@
+"""Can one model serve as the bad version of another, and is it a different one at all?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from comfy.context_windows import ContextHandlerABC
+
+from .errors import bad_input
+from .push.noise import Noise
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
+# Keys of model options and wrappers that act on the guided result or on the run around it.
+_SAMPLER_SIDE = {
+    "sampler_cfg_function",
+    "sampler_pre_cfg_function",
+    "sampler_post_cfg_function",
+    "disable_cfg1_optimization",
+    "outer_sample",
+    "prepare_sampling",
+    "sampler_sample",
+    "predict_noise",
+}
+
+
+def check_scale(node: str, name: str, scale: float) -> None:
+    """Raise :class:`GuidanceError` unless ``scale`` is a finite number."""
+    if not math.isfinite(scale):
+        raise bad_input(node, name, str(scale), "a finite number; 1 is off")
+
+
+def check_steps(node: str, name: str, steps: float, most: int) -> None:
+    """Raise :class:`GuidanceError` unless ``steps`` is a whole number from 1 to ``most``."""
+    if not 1 <= steps <= most or steps != int(steps):
+        raise bad_input(
+            node, name, str(steps), f"a whole number from 1, which is every step, to {most}"
+        )
+
+
+def is_off(scale: float) -> bool:
+    """Whether a scale switches its leg off, by the same closeness as ComfyUI's own cfg of 1."""
+    return math.isclose(scale, 1.0)
+
+
+def check_pair(node: str, main: ModelPatcher, weak: ModelPatcher) -> None:
+    """Check that predictions of the two models can be subtracted from each other.
+
+    They must live in one latent space (channels, dimensions, scaling) and mean the same by a
+    sigma (both flow, or both of the variance-exploding kind: eps and v go together).
+
+    Raises:
+        GuidanceError: naming ``weak_model``, what it is and what ``main`` needs.
+    """
+    latent, weak_latent = (m.get_model_object("latent_format") for m in (main, weak))
+    size, weak_size = (
+        f"latents of {f.latent_channels} channels and {f.latent_dimensions} dimensions"
+        for f in (latent, weak_latent)
+    )
+    if size != weak_size:
+        raise bad_input(
+            node,
+            "weak_model",
+            f"{name_of(weak)}, a model with {weak_size}",
+            f"the same latents as 'model' ({name_of(main)}) has: {size}",
+        )
+    scaling, weak_scaling = (_latent_scaling(f) for f in (latent, weak_latent))
+    if scaling != weak_scaling:
+        raise bad_input(
+            node,
+            "weak_model",
+            f"{name_of(weak)}, which scales latents as {_latent_name(weak_latent)}",
+            f"latents as 'model' ({name_of(main)}) has them, {_latent_name(latent)}: "
+            "both models must share one VAE",
+        )
+    schedule, weak_schedule = (_schedule_kind(m) for m in (main, weak))
+    if schedule != weak_schedule:
+        raise bad_input(
+            node,
+            "weak_model",
+            f"{name_of(weak)} with a noise schedule of the kind {weak_schedule}",
+            f"the kind that 'model' ({name_of(main)}) has: {schedule}",
+        )
+
+
+def name_of(model: ModelPatcher) -> str:
+    """The architecture's name, as ComfyUI calls what it loads: SDXL, Flux, WAN21_T2V, …"""
+    return type(model.model.model_config).__name__
+
+
+def _latent_name(latent_format: Any) -> str:
+    return f"{type(latent_format).__name__} (factor {latent_format.scale_factor})"
+
+
+def _latent_scaling(latent_format: Any) -> tuple[Any, ...]:
+    """The numbers by which a latent format scales, in a form that can be compared."""
+    names = ("scale_factor", "shift_factor", "latents_mean", "latents_std")
+    values = (getattr(latent_format, name, None) for name in names)
+    return tuple(v.tolist() if isinstance(v, torch.Tensor) else v for v in values)
+
+
+def _schedule_kind(model: ModelPatcher) -> str:
+    kinds = {False: "eps or v (latent + sigma · noise)", True: "flow ((1 − sigma) · latent + …)"}
+    sampling = model.get_model_object("model_sampling")
+    return kinds.get(_is_flow(sampling), type(sampling).__mro__[1].__name__)
+
+
+def _is_flow(sampling: Any) -> bool | None:
+    """What a model means by a noisy latent, by asking it to make one; None for neither kind.
+
+    At sigma 1/2 a variance-exploding model adds half the noise to the whole latent, and a flow
+    model to half of it.
+    """
+    noise, latent = torch.ones(1), torch.full((1,), 2.0)
+    noisy = float(sampling.noise_scaling(torch.full((1,), 0.5), noise, latent))
+    return {2.5: False, 1.5: True}.get(noisy)
+
+
+def noise_of(model: ModelPatcher, sigmas: Sequence[float] = ()) -> Noise:
+    """What a model means by a sigma, for a run over ``sigmas``."""
+    sampling = model.get_model_object("model_sampling")
+    latent_format = model.get_model_object("latent_format")
+    # Scale factors are made for latents of deviation 1, but where each channel is brought to
+    # that by a factor of its own before.
+    by_channel = getattr(latent_format, "latents_std", None) is not None
+    return Noise(
+        is_flow=bool(_is_flow(sampling)),
+        percent_to_sigma=sampling.percent_to_sigma,
+        deviation=float(latent_format.scale_factor) if by_channel else 1.0,
+        sigmas=tuple(sigmas),
+    )
+
+
+def rounding_of(model: ModelPatcher) -> float:
+    """Relative difference up to which two predictions of one model may be the same.
+
+    A pass on its own rounds otherwise than one that shares its batch with the negative prompt.
+    """
+    dtype = getattr(model.model, "manual_cast_dtype", None) or model.model_dtype()
+    # An 8-bit float is how weights are stored; arithmetic is never coarser than bfloat16.
+    eps = min(torch.finfo(dtype).eps, torch.finfo(torch.bfloat16).eps)
+    return max(eps, 1e-5)
+
+
+def set_up_alike(main: ModelPatcher, weak: ModelPatcher) -> bool:
+    """Whether the two patchers ask the same of ComfyUI, their weights aside.
+
+    Errs on the side of "no": objects that cannot be compared count as different.
+    """
+    return (
+        _alike(main.object_patches, weak.object_patches)
+        and _alike(_model_side(main.model_options), _model_side(weak.model_options))
+        and _alike(_without_empty(main.injections), _without_empty(weak.injections))
+        and _alike(_model_side(main.wrappers), _model_side(weak.wrappers))
+        and _own_hooks(main) == _own_hooks(weak)
+    )
+
+
+def weights_alike(a: ModelPatcher, b: ModelPatcher) -> bool:
+    """Whether two loaded models hold the same numbers in every parameter and buffer.
+
+    Stops at the first difference. Models that are partly offloaded or loaded dynamically, whose
+    patches are applied on the fly, count as different.
+    """
+    if any(m.model.model_lowvram or loads_dynamically(m) for m in (a, b)):
+        return False
+    mine, theirs = a.model.state_dict(), b.model.state_dict()
+    return mine.keys() == theirs.keys() and all(same_numbers(mine[k], theirs[k]) for k in mine)
+
+
+def loads_dynamically(patcher: ModelPatcher) -> bool:
+    """Whether ComfyUI fetches weights as they are needed; only newer releases do so."""
+    is_dynamic = getattr(patcher, "is_dynamic", None)
+    return is_dynamic is not None and is_dynamic()
+
+
+def same_numbers(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two plain tensors are equal bit for bit; quantised tensors count as different."""
+    plain = (torch.Tensor, torch.nn.Parameter)
+    if type(a) not in plain or type(b) not in plain or a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    # Bytes, because torch.equal does not know every 8-bit float and calls NaN unequal to itself.
+    bytes_a, bytes_b = (t.detach().contiguous().flatten().view(torch.uint8) for t in (a, b))
+    return torch.equal(bytes_a, bytes_b.to(bytes_a.device))
+
+
+def _model_side(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out of options or wrappers what acts on the sampler and not on the one prediction."""
+    return _without_empty({k: v for k, v in options.items() if k not in _SAMPLER_SIDE})
+
+
+def _without_empty(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Drop empty containers, at any depth: ComfyUI leaves them behind wherever it has looked."""
+    kept = {k: _without_empty(v) if isinstance(v, Mapping) else v for k, v in options.items()}
+    return {k: v for k, v in kept.items() if not (isinstance(v, dict | list) and len(v) == 0)}
+
+
+def _own_hooks(patcher: ModelPatcher) -> set[Any]:
+    """Hooks that were put on a patcher, without those of the conditionings of a run."""
+    backup = patcher.hook_patches_backup
+    return set(patcher.hook_patches if backup is None else backup)
+
+
+def _alike(a: Any, b: Any) -> bool:
+    if a is b:
+        return True
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, Mapping):
+        return a.keys() == b.keys() and all(_alike(a[k], b[k]) for k in a)
+    if isinstance(a, torch.Tensor):
+        return same_numbers(a, b)
+    if isinstance(a, Sequence) and not isinstance(a, str):
+        return len(a) == len(b) and all(map(_alike, a, b))
+    if is_dataclass(a):
+        return all(_alike(getattr(a, f.name), getattr(b, f.name)) for f in fields(a))
+    if isinstance(a, ContextHandlerABC):
+        return _alike(vars(a), vars(b))
+    return isinstance(a, str | int | float | torch.dtype | torch.device) and a == b

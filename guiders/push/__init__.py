@@ -1,0 +1,1 @@
+"""The arithmetic of guidance. Knows torch, and nothing of ComfyUI."""

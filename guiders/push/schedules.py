@@ -1,0 +1,341 @@
+"""How hard a leg pushes, over the steps of a run and for each sample.
+
+A schedule is a factor: a leg pushes by ``(scale − 1) · Π factors``. :class:`Fixed` ones are known
+for each sigma before sampling starts, so that a leg costs nothing where one of them is 0.
+:class:`Live` ones depend on the predictions, and may remember earlier ones.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import formulas
+from .call import RunningSchedule, Step
+from .noise import Noise
+from .trajectory import Trajectory
+
+
+class Fixed(ABC):
+    """A schedule that depends on nothing but sigma."""
+
+    @abstractmethod
+    def factor(self, sigma: float, noise: Noise) -> float:
+        """The factor at ``sigma``; 1 is as hard as the node's scale says, 0 is off."""
+
+
+class Live(ABC):
+    """A schedule that depends on what happens while sampling."""
+
+    # Whether the factor is the whole push, whatever number the node's scale has.
+    takes_over = False
+
+    @abstractmethod
+    def start(self, noise: Noise) -> RunningSchedule:
+        """Begin a run; what is returned gives factors ``[batch]`` for each model call."""
+
+    @abstractmethod
+    def range(self) -> tuple[float, float]:
+        """The least and the greatest factor that may come."""
+
+    def posterior(self, factor: Tensor) -> Tensor | None:
+        """The probability that a factor ``[batch]`` was made of, if it was made of one."""
+        return None
+
+
+Schedule = Fixed | Live
+
+# ComfyUI's sigmas are of 32 bits, and a step may lie just where an artist has put an end.
+_ROUNDING = 1 + 1e-6
+_NOTHING = 1e-5
+
+
+@dataclass(frozen=True)
+class Interval(Fixed):
+    """On inside of ``(low, high]`` only (Kynkäänniemi et al. 2024, arXiv 2404.07724, eq. 6).
+
+    Attributes:
+        start: where guidance sets in: a percentage of sampling, or a sigma.
+        end: where it stops, likewise.
+        by_sigma: whether the two are sigmas, the first one greater, or shares from 0 to 1.
+    """
+
+    start: float
+    end: float
+    by_sigma: bool
+
+    def factor(self, sigma: float, noise: Noise) -> float:
+        """1 inside, 0 outside."""
+        high, low = self.start, self.end
+        if not self.by_sigma:
+            high, low = (float(noise.percent_to_sigma(percent)) for percent in (high, low))
+        return 1.0 if low * _ROUNDING < sigma <= high * _ROUNDING else 0.0
+
+
+# Each takes the share of the way that is done, 0 to 1, and gives the share of the rise.
+_EASINGS = {
+    "linear": lambda u, power: u,
+    "cosine": lambda u, power: (1 - math.cos(math.pi * u)) / 2,
+    "power": lambda u, power: u**power,
+}
+RAMP_CURVES = tuple(_EASINGS)
+
+_DIRECTIONS = {
+    "rising": lambda u: u,
+    "falling": lambda u: 1 - u,
+    "peak": lambda u: 1 - abs(2 * u - 1),
+}
+RAMP_DIRECTIONS = tuple(_DIRECTIONS)
+
+
+@dataclass(frozen=True)
+class Ramp(Fixed):
+    """From one factor to another one over a part of sampling, and constant before and after it.
+
+    Attributes:
+        direction: one of ``RAMP_DIRECTIONS``; "peak" is high half way and low at both ends.
+        curve: one of ``RAMP_CURVES``.
+        low: the least factor.
+        high: the greatest.
+        start: where the change begins, as a share of sampling from 0 to 1.
+        end: where it has been made, likewise, above ``start``.
+        power: exponent of the curve "power"; 1 is linear, above it stays near ``low`` for longer.
+    """
+
+    direction: str
+    curve: str
+    low: float
+    high: float
+    start: float
+    end: float
+    power: float
+
+    def factor(self, sigma: float, noise: Noise) -> float:
+        """Between ``low`` and ``high``."""
+        share = (noise.percent_of(sigma) - self.start) / (self.end - self.start)
+        risen = _DIRECTIONS[self.direction](min(1.0, max(0.0, share)))
+        return self.low + (self.high - self.low) * _EASINGS[self.curve](risen, self.power)
+
+
+# Each takes the share of the way from one point to the next.
+_INTERPOLATIONS = {
+    "linear": lambda u: u,
+    "smooth": lambda u: u * u * (3 - 2 * u),
+    "steps": lambda u: 0.0,
+}
+INTERPOLATIONS = tuple(_INTERPOLATIONS)
+
+
+@dataclass(frozen=True)
+class Curve(Fixed):
+    """Through points that were typed by hand; constant before the first and after the last.
+
+    Attributes:
+        points: positions and factors, by rising position, each position once.
+        by_sigma: whether positions are sigmas, or shares of sampling from 0 to 1.
+        interpolation: one of ``INTERPOLATIONS``; "steps" holds a factor until the next point that
+            sampling comes to.
+    """
+
+    points: tuple[tuple[float, float], ...]
+    by_sigma: bool
+    interpolation: str
+
+    def factor(self, sigma: float, noise: Noise) -> float:
+        """What the curve has at this sigma."""
+        # In the order of sampling, in which sigmas fall.
+        sign = -1.0 if self.by_sigma else 1.0
+        points = sorted((sign * position, factor) for position, factor in self.points)
+        position = sign * sigma if self.by_sigma else noise.percent_of(sigma)
+        slightly_after = position + (_ROUNDING - 1) * abs(position)
+        after = bisect.bisect_right([p for p, _ in points], slightly_after)
+        if after in (0, len(points)):
+            return points[max(0, after - 1)][1]
+        (left, a), (right, b) = points[after - 1 : after + 1]
+        share = max(0.0, (position - left) / (right - left))
+        return a + (b - a) * _INTERPOLATIONS[self.interpolation](share)
+
+
+class _Visited(NamedTuple):
+    """A state of the sampler, and what was known there."""
+
+    posterior: Tensor
+    x: Tensor
+    sigma: Tensor
+    level: float
+    C: Tensor
+    N: Tensor
+
+
+@dataclass(frozen=True)
+class DynamicNegative(Live):
+    """As hard as the picture is likely to become what the negative prompt says.
+
+    The factor is ``p/(1 − p)``, with one posterior ``p`` for each sample, so that the node's scale
+    less 1 is the paper's ``λ`` (Koulischer et al. 2024, arXiv 2410.14398). See
+    :func:`.formulas.posterior_of_negative`.
+
+    Attributes:
+        prior: ``p_0``, where the posterior of each sample starts.
+        temperature: ``T``, how fast it follows the evidence.
+        per_dimension: whether ``T`` and ``δ`` are those of a latent of 1000 numbers, and less in a
+            larger one.
+        offset: ``δ``, by which it rises without evidence.
+        floor: ``p_min``.
+        ceiling: ``p_max``, below 1.
+    """
+
+    prior: float
+    temperature: float
+    per_dimension: bool
+    offset: float
+    floor: float
+    ceiling: float
+
+    def range(self) -> tuple[float, float]:
+        """From ``p_min/(1 − p_min)`` to ``p_max/(1 − p_max)``."""
+        return self.floor / (1 - self.floor), self.ceiling / (1 - self.ceiling)
+
+    def posterior(self, factor: Tensor) -> Tensor:
+        """``p``, of a factor ``p/(1 − p)``."""
+        return factor / (1 + factor)
+
+    def start(self, noise: Noise) -> RunningSchedule:
+        """Begin with the prior."""
+        trajectory: Trajectory[_Visited] = Trajectory(noise.sigmas)
+
+        def factor(step: Step) -> Tensor:
+            before = trajectory.before(step.level)
+            if before is None:
+                posterior = torch.full_like(step.sigma, self.prior)
+            else:
+                posterior = self._after(before, step).clamp(self.floor, self.ceiling)
+            # A copy, because some samplers go on in the same latent.
+            visited = _Visited(posterior, step.x.clone(), step.sigma, step.level, step.C, step.R)
+            trajectory.visit(step.level, visited)
+            return posterior / (1 - posterior)
+
+        return factor
+
+    def _after(self, before: _Visited, step: Step) -> Tensor:
+        if before.level <= step.level:  # A restart, from above all that is remembered.
+            return before.posterior
+        share = 1000 / step.x[0].numel() if self.per_dimension else 1.0
+        return formulas.posterior_of_negative(
+            before.posterior,
+            before.x,
+            before.sigma,
+            before.C,
+            before.N,
+            step.x,
+            step.sigma,
+            temperature=self.temperature * share,
+            offset=self.offset * share,
+            flow=step.noise.is_flow,
+        )
+
+
+@dataclass(frozen=True)
+class DistanceCalibrated(Live):
+    """By a share of the distance that a sample lies from its mean.
+
+    The length of ``C − R``, from one mean to another, changes from step to step, from prompt to
+    prompt and from one weak model to another. The push is ``min(ρ · d, cap · ‖C − R‖)`` long, with
+    ``d`` as in :func:`.formulas.distance_to_mean`.
+
+    Attributes:
+        share: ``ρ``.
+        cap: the greatest factor.
+        deviation: ``σ_d`` of the model's latents; 0 for what their format says.
+    """
+
+    takes_over = True
+
+    share: float
+    cap: float
+    deviation: float
+
+    def range(self) -> tuple[float, float]:
+        """From 0 to ``cap``."""
+        return 0.0, self.cap
+
+    def start(self, noise: Noise) -> RunningSchedule:
+        """Begin a run; nothing is remembered."""
+
+        def factor(step: Step) -> Tensor:
+            deviation = self.deviation or noise.deviation
+            dimensions = step.x[0].numel()
+            d = formulas.distance_to_mean(step.sigma, deviation, dimensions, noise.is_flow)
+            # Without a distance to go there is no push, however short the difference.
+            factor = (self.share * d / formulas.norm(step.difference)).nan_to_num(nan=0.0)
+            return factor.clamp(max=self.cap)
+
+        return factor
+
+
+class LegScale:
+    """How hard one leg pushes during one run.
+
+    Args:
+        schedules: those that are chained; their factors multiply.
+        noise: of the run.
+    """
+
+    def __init__(self, schedules: Sequence[Schedule], noise: Noise) -> None:
+        self._noise = noise
+        self._fixed = [each for each in schedules if isinstance(each, Fixed)]
+        self._live = [each for each in schedules if isinstance(each, Live)]
+        self._running = [each.start(noise) for each in self._live]
+        self._factors: dict[float, float] = {}
+        # Of the schedule that has one, at the latest step.
+        self.posterior: Tensor | None = None
+
+    @property
+    def has_fixed(self) -> bool:
+        """Whether something is known of it before sampling."""
+        return bool(self._fixed)
+
+    def fixed_factor(self, sigma: float) -> float:
+        """What is known before the leg has made any prediction; 0 switches it off."""
+        if sigma not in self._factors:
+            factors = (each.factor(sigma, self._noise) for each in self._fixed)
+            factor = math.prod(factors)
+            # Where a curve begins or ends at 0, rounding must not cost a model pass.
+            self._factors[sigma] = 0.0 if abs(factor) < _NOTHING else factor
+        return self._factors[sigma]
+
+    def excess(self, scale: float, step: Step) -> formulas.Scale:
+        """The scale of this step, less 1.
+
+        Args:
+            scale: of the artist's node.
+        """
+        known = self.fixed_factor(step.level) if self._fixed else 1.0
+        excess: formulas.Scale = self._own(scale) * known
+        for schedule, running in zip(self._live, self._running, strict=True):
+            factor = running(step)
+            posterior = schedule.posterior(factor)
+            if posterior is not None:
+                self.posterior = posterior
+            excess = factor * excess
+        return excess
+
+    def bounds(self, scale: float, sigma: float) -> tuple[float, float]:
+        """The least and the greatest that :meth:`excess` may be at ``sigma``."""
+        known = self._own(scale) * self.fixed_factor(sigma)
+        ranges = [each.range() for each in self._live]
+        ends = [known * math.prod(each[end] for each in ranges) for end in (0, 1)]
+        return min(ends), max(ends)
+
+    def _own(self, scale: float) -> float:
+        if any(each.takes_over for each in self._live):
+            # It still goes the way that the artist wants.
+            return float(scale > 1) - float(scale < 1)
+        return scale - 1.0

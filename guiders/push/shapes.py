@@ -1,0 +1,234 @@
+"""What is done to the difference ``C − R`` of a leg before it is scaled and added.
+
+Shapes stand in the order in which an artist has chained them. Each one is started anew for each
+run, so that what some remember ends with it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..errors import bad_input
+from . import formulas
+from .call import Conditioning, RunningShape, Step
+from .noise import Noise
+from .trajectory import Trajectory
+
+
+class Shape(ABC):
+    """One way to change the difference of a leg.
+
+    Attributes:
+        node: display name of the artist's node.
+        needs_other_leg: whether it compares with the other leg of the guider.
+        asks_for: a conditioning for which it needs the main model's prediction, if any.
+    """
+
+    node = "Shape"
+    needs_other_leg = False
+    asks_for: Conditioning | None = None
+
+    @abstractmethod
+    def start(self, noise: Noise) -> RunningShape:
+        """Begin a run."""
+
+
+@dataclass(frozen=True)
+class Projected(Shape):
+    """Adaptive projected guidance (Sadat et al. 2024, arXiv 2410.02416): average, cap, project.
+
+    Attributes:
+        eta: ``η``, what remains of the part that is parallel to the prediction.
+        norm_threshold: ``r``, how long the difference may be; 0 for no limit.
+        momentum: ``β``, weight of the average of earlier steps; 0 for none.
+    """
+
+    eta: float
+    norm_threshold: float
+    momentum: float
+
+    node = "Projected Shape (APG)"
+
+    def start(self, noise: Noise) -> RunningShape:
+        """Begin with no momentum."""
+        trajectory: Trajectory[Tensor] = Trajectory(noise.sigmas)
+
+        def shape(delta: Tensor, step: Step, excess: formulas.Scale) -> Tensor:
+            if self.momentum != 0:
+                delta = formulas.with_momentum(delta, trajectory.before(step.level), self.momentum)
+                trajectory.visit(step.level, delta)
+            if self.norm_threshold > 0:
+                delta = formulas.capped(delta, self.norm_threshold)
+            return delta if self.eta == 1 else formulas.projected(delta, step.C, self.eta)
+
+        return shape
+
+
+@dataclass(frozen=True)
+class Reject(Shape):
+    """Compare with the direction of the other leg, and drop or keep what both have in common.
+
+    Attributes:
+        keep: "different" for what is orthogonal to the other leg, "common" for what lies along it.
+    """
+
+    keep: str
+
+    node = "Reject Shape"
+    needs_other_leg = True
+
+    def start(self, noise: Noise) -> RunningShape:
+        """Begin a run; nothing is remembered."""
+        formula = {"different": formulas.rejected, "common": formulas.kept_along}[self.keep]
+
+        def shape(delta: Tensor, step: Step, excess: formulas.Scale) -> Tensor:
+            other = step.other()
+            return delta if other is None else formula(delta, other)
+
+        return shape
+
+
+@dataclass(frozen=True)
+class Cap(Shape):
+    """Keep the difference from being longer than a number, or than a ratio of the other leg's.
+
+    Attributes:
+        limit: the number, or the ratio.
+        of_other_leg: which of the two it is.
+    """
+
+    limit: float
+    of_other_leg: bool
+
+    node = "Cap Shape"
+
+    @property
+    def needs_other_leg(self) -> bool:
+        """Whether the limit is a ratio."""
+        return self.of_other_leg
+
+    def start(self, noise: Noise) -> RunningShape:
+        """Begin a run; nothing is remembered."""
+
+        def shape(delta: Tensor, step: Step, excess: formulas.Scale) -> Tensor:
+            if not self.of_other_leg:
+                return formulas.capped(delta, self.limit)
+            other = step.other()
+            return (
+                delta
+                if other is None
+                else formulas.capped(delta, self.limit * formulas.norm(other))
+            )
+
+        return shape
+
+
+@dataclass(frozen=True)
+class Rescale(Shape):
+    """Take back the contrast that this leg adds (Lin et al. 2023, arXiv 2305.08891).
+
+    Attributes:
+        phi: ``φ``, how much of it, 0 to 1.
+    """
+
+    phi: float
+
+    node = "Rescale Shape"
+
+    def start(self, noise: Noise) -> RunningShape:
+        """Begin a run; nothing is remembered."""
+        return lambda delta, step, excess: formulas.rescaled(delta, step.C, excess, self.phi)
+
+
+@dataclass(frozen=True)
+class ZeroStar(Shape):
+    """Scale the reference so that its velocity fits the main one best (arXiv 2503.18886)."""
+
+    node = "CFG-Zero* Shape"
+
+    def start(self, noise: Noise) -> RunningShape:
+        """Begin a run; nothing is remembered."""
+        return lambda delta, step, excess: formulas.zero_star(delta, step.x, step.C)
+
+
+@dataclass(frozen=True)
+class PerpNeg(Shape):
+    """Push away only from what is not in the positive prompt (arXiv 2304.04968).
+
+    Attributes:
+        empty: conditioning of an empty prompt, encoded for the main model.
+        weight: how much of the negative prompt counts.
+    """
+
+    empty: Conditioning
+    weight: float
+
+    node = "Perp-Neg Shape"
+
+    @property
+    def asks_for(self) -> Conditioning:
+        """The empty prompt."""
+        return self.empty
+
+    def start(self, noise: Noise) -> RunningShape:
+        """Begin a run; nothing is remembered."""
+
+        def shape(delta: Tensor, step: Step, excess: formulas.Scale) -> Tensor:
+            return formulas.perp_neg(delta, step.C, step.predict(self.empty), excess, self.weight)
+
+        return shape
+
+
+@dataclass(frozen=True)
+class Frequency(Shape):
+    """Scale the coarse and the fine of the difference apart (arXiv 2506.19713).
+
+    Attributes:
+        low: factor for layout and colour.
+        high: factor for outlines and texture.
+        levels: how many octaves count as fine.
+    """
+
+    low: float
+    high: float
+    levels: int
+
+    node = "Frequency Shape"
+
+    def start(self, noise: Noise) -> RunningShape:
+        """Begin a run; nothing is remembered."""
+
+        def shape(delta: Tensor, step: Step, excess: formulas.Scale) -> Tensor:
+            if delta.ndim < 4:
+                raise bad_input(
+                    self.node,
+                    "shape",
+                    f"a latent of the shape {tuple(delta.shape)}, without height and width",
+                    "pictures or videos; sound, and sound with video, have no such frequencies",
+                )
+            return formulas.frequencies(delta, self.low, self.high, self.levels)
+
+        return shape
+
+
+class LegShape:
+    """What is done to one leg's difference during one run.
+
+    Args:
+        shapes: those that are chained, the first one first.
+        noise: of the run.
+    """
+
+    def __init__(self, shapes: Sequence[Shape], noise: Noise) -> None:
+        self._running = [each.start(noise) for each in shapes]
+
+    def __call__(self, step: Step, excess: formulas.Scale) -> Tensor:
+        """The difference of this step, shaped for a scale of ``excess + 1``."""
+        delta = step.difference
+        for shape in self._running:
+            delta = shape(delta, step, excess)
+        return delta

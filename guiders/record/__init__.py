@@ -1,0 +1,1 @@
+"""What guidance does, for those who look on."""

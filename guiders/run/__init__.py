@@ -1,0 +1,1 @@
+"""Guidance during one sampling run of ComfyUI."""

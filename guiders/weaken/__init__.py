@@ -1,0 +1,1 @@
+"""Bad versions are made here, of a model or of a prompt."""

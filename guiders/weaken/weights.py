@@ -1,0 +1,343 @@
+"""The same base with weaker weights: one more ComfyUI weight patch on a clone of the model.
+
+ComfyUI lets a weight adapter (a LoRA, for example) return whatever weight it likes. A degradation
+is such an adapter, so it comes after the patches that were there before it and before those added
+later, and goes wherever ComfyUI patches weights: at loading, on the fly for offloaded weights, in
+hooks and in model merges.
+"""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Any
+
+import comfy.lora
+import comfy.model_management
+import comfy.model_patcher
+import torch
+from comfy.weight_adapter import WeightAdapterBase
+
+from ..errors import bad_input
+from ..models import name_of
+from ..run.prepared_weights import differing_keys
+from . import degradations
+from .perturbations import generator_for
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from torch import Tensor
+
+# From a weight and its key to the weaker weight: a new tensor of the same shape and dtype.
+Degrade = Callable[["Tensor", str], "Tensor"]
+
+_PREFIX = "diffusion_model."
+
+
+class Degradation(WeightAdapterBase):
+    """A weight patch that replaces the weight it is given, instead of adding to it.
+
+    Args:
+        degrade: must give the same for the same weight and key, since ComfyUI calls it for an
+            offloaded weight at each use.
+    """
+
+    name = "bad version"
+
+    def __init__(self, degrade: Degrade) -> None:
+        self.loaded_keys: set[str] = set()
+        self.weights: list[Tensor] = []
+        self._degrade = degrade
+
+    def calculate_weight(
+        self,
+        weight: Tensor,
+        key: str,
+        strength: float,
+        strength_model: float,
+        offset: Any,
+        function: Any,
+        intermediate_dtype: torch.dtype = torch.float32,
+        original_weight: Any = None,
+    ) -> Tensor:
+        """Return the degraded weight; hooks may ask for a part of the way by ``strength``."""
+        degraded = self._degrade(weight, key)
+        if strength == 1.0:
+            return degraded
+        return torch.lerp(weight.float(), degraded.float(), strength).to(weight.dtype)
+
+
+def against_base(
+    node: str, model: ModelPatcher, base: ModelPatcher, *, amount: float
+) -> ModelPatcher:
+    """Move every weight towards another model of the same architecture: ``W + amount · (B − W)``.
+
+    Both ``W`` and ``B`` have the LoRAs and merges of their own model. What is stored beside the
+    weights (tables of positions, the scales of quantised layers) stays that of ``model``.
+
+    Args:
+        node: display name of the artist's node, with the inputs 'base_model' and 'amount'.
+        model: the finetune.
+        base: what it was made from: another checkpoint, or the same one with other patches.
+        amount: 1 is the base itself, 0 the model; above 1 goes past the base.
+
+    Returns:
+        A clone of ``model``. It reads a weight of ``base`` whenever it makes the weaker one.
+
+    Raises:
+        GuidanceError: for another architecture, for a base that is the model itself, and for an
+            amount that changes nothing.
+    """
+    _check_number(node, "amount", amount, neutral=0.0)
+    weights, base_weights = _weights(model), _weights(base)
+    _check_fit(node, model, base, weights, base_weights)
+    keys = list(weights)
+    if base.is_clone(model):
+        keys = [key for key in differing_keys(model, base) if key in weights]
+    if not keys:
+        raise bad_input(
+            node,
+            "base_model",
+            f"the very weights that 'model' ({name_of(model)}) has",
+            "the checkpoint that 'model' was finetuned from, or the model from before its LoRAs",
+        )
+
+    def towards_base(W: Tensor, key: str) -> Tensor:
+        B = _patched_weight(base, key, W.device)
+        if B.shape != W.shape:
+            raise bad_input(
+                node,
+                "base_model",
+                f"a model whose {key} becomes {_size(B)} by its LoRAs, where that of 'model' "
+                f"becomes {_size(W)}",
+                "LoRAs that leave the size of a weight as it is, or the same such LoRA on both",
+            )
+        return torch.lerp(W.float(), B, amount).to(W.dtype)
+
+    return _degraded(model, keys, towards_base)
+
+
+def without_loras(node: str, model: ModelPatcher, *, keep: float) -> ModelPatcher:
+    """Multiply the strength of every LoRA on a model.
+
+    LoRAs and all that ComfyUI handles like them (LoHa, LoKr, plain differences, …); merged models
+    and degradations stay as they are.
+
+    Args:
+        node: display name of the artist's node, with the inputs 'model' and 'keep'.
+        model: a model with LoRAs.
+        keep: 0 takes the LoRAs off; 1 would leave them as they are.
+
+    Raises:
+        GuidanceError: for a model without LoRAs, and for a ``keep`` that changes nothing.
+    """
+    _check_number(node, "keep", keep, neutral=1.0)
+    if not any(_is_lora(patch) for patches in model.patches.values() for patch in patches):
+        raise bad_input(
+            node,
+            "model",
+            f"{name_of(model)} without a LoRA",
+            "a model that comes from a LoRA loader; without LoRAs, another Weaken node",
+        )
+
+    def scaled(patch: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (keep * patch[0], *patch[1:]) if _is_lora(patch) else patch
+
+    weak = model.clone()
+    for key, patches in model.patches.items():
+        kept = [scaled(patch) for patch in patches if keep != 0.0 or not _is_lora(patch)]
+        if kept:
+            weak.patches[key] = kept
+        else:
+            del weak.patches[key]
+    # By this ComfyUI sees that the weights in place are not those of this clone.
+    weak.patches_uuid = uuid.uuid4()
+    return weak
+
+
+def with_noise(
+    node: str, model: ModelPatcher, *, amount: float, seed: int, keys: Collection[str]
+) -> ModelPatcher:
+    """Add noise to chosen weights: :func:`degradations.add_relative_noise`.
+
+    Args:
+        node: display name of the artist's node, with the inputs 'amount' and 'blocks'.
+        model: any model.
+        amount: noise relative to each weight's own spread.
+        seed: gives, with the key of a weight, its noise.
+        keys: what to choose from, ``diffusion_model.….weight``. Of these the matrices and kernels
+            of layers are degraded; biases, norms and tables stay.
+
+    Raises:
+        GuidanceError: where no weight is left, and for an amount that changes nothing.
+    """
+    _check_number(node, "amount", amount, neutral=0.0)
+
+    def noisy(W: Tensor, key: str) -> Tensor:
+        return degradations.add_relative_noise(W, amount, generator_for("cpu", seed, key))
+
+    return _degraded(model, _matrices(node, model, keys), noisy)
+
+
+def with_fewer_bits(
+    node: str, model: ModelPatcher, *, bits: int, keys: Collection[str]
+) -> ModelPatcher:
+    """Round chosen weights to a few bits per output channel: :func:`degradations.quantize`.
+
+    Args:
+        node: display name of the artist's node, with the inputs 'bits' and 'blocks'.
+        model: any model.
+        bits: 2..16.
+        keys: as for :func:`with_noise`.
+
+    Raises:
+        GuidanceError: where no weight is left, and for bits out of range.
+    """
+    if not 2 <= bits <= 16:
+        raise bad_input(node, "bits", str(bits), "2 to 16; 2 to 5 weaken a model visibly")
+
+    def rounded(W: Tensor, key: str) -> Tensor:
+        return degradations.quantize(W, bits)
+
+    return _degraded(model, _matrices(node, model, keys), rounded)
+
+
+def with_low_rank(
+    node: str, model: ModelPatcher, *, keep: float, keys: Collection[str]
+) -> ModelPatcher:
+    """Take the small singular values from chosen weights: :func:`degradations.truncate_rank`.
+
+    Args:
+        node: display name of the artist's node, with the inputs 'keep' and 'blocks'.
+        model: any model.
+        keep: share of each weight's rank that stays; below 1.
+        keys: as for :func:`with_noise`.
+
+    Raises:
+        GuidanceError: where no weight is left, and for a ``keep`` that changes nothing.
+    """
+    _check_number(node, "keep", keep, neutral=1.0)
+    if not 0.0 <= keep < 1.0:
+        raise bad_input(node, "keep", str(keep), "0 to 1, and less than 1: a share of the rank")
+
+    def low_rank(W: Tensor, key: str) -> Tensor:
+        return degradations.truncate_rank(W, keep)
+
+    return _degraded(model, _matrices(node, model, keys), low_rank)
+
+
+def _degraded(model: ModelPatcher, keys: Collection[str], degrade: Degrade) -> ModelPatcher:
+    weak = model.clone()
+    weak.add_patches(dict.fromkeys(keys, Degradation(degrade)), 1.0, 1.0)
+    return weak
+
+
+def _weights(model: ModelPatcher) -> dict[str, Tensor]:
+    """The diffusion model's weights by key: parameters that hold real numbers.
+
+    Left out are the scales of quantised layers, which ComfyUI applies before and after patches.
+    """
+
+    def is_weight(key: str, parameter: Tensor) -> bool:
+        owner, _, name = key.rpartition(".")
+        layer = modules[owner]
+        scale = hasattr(layer, "convert_weight") and name not in ("weight", "bias")
+        return _holds_real_numbers(parameter) and not scale
+
+    modules = dict(model.model.named_modules())
+    return {
+        key: parameter
+        for key, parameter in model.model.named_parameters()
+        if key.startswith(_PREFIX) and is_weight(key, parameter)
+    }
+
+
+def _holds_real_numbers(weight: Tensor) -> bool:
+    """A quantised tensor is a class of its own, whose dtype is that of the codes inside."""
+    plain = type(weight) in (torch.Tensor, torch.nn.Parameter)
+    return weight.dtype.is_floating_point or not plain
+
+
+def _matrices(node: str, model: ModelPatcher, keys: Collection[str]) -> list[str]:
+    """Those of ``keys`` that are the weight, of two or more dimensions, of a layer.
+
+    A table that belongs to no layer may have as many, but ComfyUI patches it only where a weak
+    version shares its base with the main model: it would depend on that what the weak version is.
+    """
+    chosen = set(keys)
+    found = [
+        key
+        for key, weight in _weights(model).items()
+        if key in chosen and key.endswith(".weight") and len(weight.shape) >= 2
+    ]
+    if not found:
+        raise bad_input(
+            node,
+            "blocks",
+            f"a choice in which {name_of(model)} has no weight matrix",
+            "blocks with linear or convolution layers",
+        )
+    return found
+
+
+def _check_number(node: str, name: str, value: float, *, neutral: float) -> None:
+    if not math.isfinite(value):
+        raise bad_input(node, name, str(value), "a finite number")
+    if value == neutral:
+        raise bad_input(
+            node, name, f"{value:g}, which changes nothing", f"another number than {neutral:g}"
+        )
+
+
+def _check_fit(
+    node: str,
+    model: ModelPatcher,
+    base: ModelPatcher,
+    weights: Mapping[str, Tensor],
+    base_weights: Mapping[str, Tensor],
+) -> None:
+    def misfit(key: str) -> str | None:
+        if key not in base_weights:
+            return f"{key} is missing"
+        if base_weights[key].shape != weights[key].shape:
+            return f"{key} is {_size(base_weights[key])} instead of {_size(weights[key])}"
+        _, _, convert = comfy.model_patcher.get_key_weight(base.model, key)
+        if convert is None and not base_weights[key].dtype.is_floating_point:
+            return f"{key} is packed in a way that only its own loader can read"
+        return None
+
+    misfits = [text for text in map(misfit, weights) if text is not None]
+    if misfits:
+        more = f", and {len(misfits) - 3} more" if len(misfits) > 3 else ""
+        raise bad_input(
+            node,
+            "base_model",
+            f"{name_of(base)}, of which {len(misfits)} of {len(weights)} weights do not fit "
+            f"({', '.join(misfits[:3])}{more})",
+            f"a model of the same architecture and size as 'model' ({name_of(model)}): the "
+            "checkpoint that it was finetuned from",
+        )
+
+
+def _size(weight: Tensor) -> str:
+    return "×".join(map(str, weight.shape)) or "a single number"
+
+
+def _patched_weight(model: ModelPatcher, key: str, device: torch.device) -> Tensor:
+    """A weight with the patches of ``model``, in float32, whatever patches are in place now."""
+    weight, _, convert = comfy.model_patcher.get_key_weight(model.model, key)
+    if key in model.backup:
+        weight = model.backup[key].weight
+    elif key in model.hook_backup:
+        weight = model.hook_backup[key][0]
+    weight = comfy.model_management.cast_to_device(weight, device, torch.float32, copy=True)
+    if convert is not None:
+        weight = convert(weight, inplace=True)
+    return comfy.lora.calculate_weight(model.patches.get(key, []), weight.float(), key)
+
+
+def _is_lora(patch: tuple[Any, ...]) -> bool:
+    strength, value, strength_model, *_ = patch
+    merged = isinstance(value, list) or strength_model != 1.0
+    return strength != 0.0 and not merged and not isinstance(value, Degradation)

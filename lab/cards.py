@@ -1,0 +1,312 @@
+"""The workflows, and their pictures in ComfyUI's template browser.
+
+Each picture is drawn by its workflow: first a row or two without what the workflow shows, then what
+each of its samplers makes of the same noise; or the sheet that the workflow draws itself.
+`lab/demo.py --readme` renews them all.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageOps
+
+from comfyui.install import ROOT
+from comfyui.server import Server
+from comfyui.workflow import Prompt, to_prompt
+from sheet import DIM_TEXT, GROUND, TEXT
+
+# Templates for artists, and graphs that need the laboratory's node pack.
+FOLDERS = (ROOT / "workflows", ROOT / "lab" / "node_pack" / "workflows")
+WORKFLOWS = {
+    path.stem: path
+    for path in sorted(
+        (path for folder in FOLDERS for path in folder.glob("*.json")), key=lambda p: p.stem
+    )
+}
+
+# In pixels.
+SIDE = 512
+LABEL = 40
+EDGE = 12
+MOST_GROUND = 4  # Around a picture, in its own pixels: what is cut off.
+FRAME = 2  # The same: what is put around a picture that has no ground of its own.
+FAINT = 24  # Of 255: what differs from the ground by more belongs to a digit.
+ACCENT = (120, 200, 255)
+
+OFF = {"cfg": 1.0, "weak_scale": 1.0}
+# The widget that says what the tiny models draw, by the class of the node that has it.
+SUBJECTS = {"DigitConditioning": "digit", "EmojiConditioning": "emoji"}
+EMPTY = "none"
+
+
+@dataclass(frozen=True)
+class Without:
+    """A row of pictures to compare with, which the workflow draws without something.
+
+    Attributes:
+        label: what to write above them.
+        off: whether it draws without any push.
+        unplugged: inputs into which nothing is plugged.
+    """
+
+    label: str = "without guidance"
+    off: bool = True
+    unplugged: tuple[str, ...] = ()
+
+    def applied(self, prompt: Prompt) -> Prompt:
+        """The prompt without it."""
+        prompt = set_inputs(prompt, **(OFF if self.off else {}))
+        for node in prompt.values():
+            for name in self.unplugged:
+                node["inputs"].pop(name, None)
+        return prompt
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a card shows.
+
+    Attributes:
+        rows: what to write above the pictures of each sampler of the workflow, from top to bottom.
+        subjects: what to draw, one picture each; None for the batch of the workflow as it is saved.
+        seeds: for the noise of each subject.
+        without: what to compare with, above the rows of the workflow.
+    """
+
+    rows: tuple[str, ...]
+    subjects: tuple[str, ...] | None = ("5", "6", "9")
+    seeds: tuple[int, ...] = (5, 6, 9)
+    without: tuple[Without, ...] = (Without(),)
+
+
+CARDS = {
+    "bad_version_digits": Card(rows=("away from a weaker model, with cfg",)),
+    "bad_version_emoji": Card(
+        rows=("away from an earlier version, with cfg",),
+        subjects=("face", "heart", "person"),
+        seeds=(8, 6, 3),
+    ),
+    "dynamic_negative": Card(
+        rows=("no 3: dynamic negative, cfg 6",),
+        subjects=None,
+        without=(
+            Without("digits of any kind", unplugged=("negative_schedule",)),
+            Without("no 3: negative prompt, cfg 6", off=False, unplugged=("negative_schedule",)),
+        ),
+    ),
+    "one_checkpoint": Card(rows=("away from a bad version of itself",)),
+    "schedule_interval": Card(
+        rows=("weak_scale 5, from 20 to 80 %",),
+        subjects=("0", "1", "7"),
+        seeds=(20, 21, 27),
+        without=(
+            Without(),
+            Without("weak_scale 5, at every step", off=False, unplugged=("weak_schedule",)),
+        ),
+    ),
+    "shape_apg": Card(
+        rows=("cfg 8, projected (APG)",),
+        subjects=("1", "7", "9"),
+        seeds=(11, 17, 19),
+        without=(
+            Without(),
+            Without("cfg 8", off=False, unplugged=("negative_shape",)),
+        ),
+    ),
+    "weaken_lora": Card(
+        rows=("away from the model without it", "away from beyond the base"),
+        subjects=("0", "2", "3"),
+        seeds=(0, 2, 3),
+        without=(Without("LoRA for bold strokes, at half strength"),),
+    ),
+    "weaken_passes": Card(rows=("away from blurred attention", "away from a skipped block")),
+    "weaken_prompt": Card(rows=("away from half of the prompt",)),
+    "weaken_weights": Card(rows=("away from noisy weights", "away from low rank and few bits")),
+}
+# What draws a sheet of its own shows that: the class of the node that has it.
+SHEETS: dict[str, str] = {
+    "compare_pushes": "BadVersionGuidancePlot",
+    "compare_scales": "BadVersionLabelledGrid",
+    "playground": "BadVersionGuidancePlayground",
+}
+# What cannot run on the tiny models shows how its nodes hang together.
+CHAINS = {"one_checkpoint_sd": ("Load Checkpoint", "Bad-Version Patch", "KSampler")}
+
+
+def load(name: str) -> dict[str, Any]:
+    """The workflow of this name, as it is saved."""
+    return json.loads(WORKFLOWS[name].read_text(encoding="utf-8"))
+
+
+def card_path(name: str) -> Path:
+    """Where the picture of the workflow of this name is."""
+    return WORKFLOWS[name].with_suffix(".jpg")
+
+
+def set_inputs(prompt: Prompt, **values: Any) -> Prompt:
+    """The prompt, with these values in every node that has a widget of that name."""
+    prompt = copy.deepcopy(prompt)
+    for node in prompt.values():
+        for name in values.keys() & node["inputs"].keys():
+            node["inputs"][name] = values[name]
+    return prompt
+
+
+def subjects_of(object_info: Mapping[str, Any], class_type: str) -> list[str]:
+    """What the tiny models can draw whose prompts are of this class, without the empty prompt."""
+    _, widget = object_info[class_type]["input"]["required"][SUBJECTS[class_type]]
+    return [option for option in widget["options"] if option != EMPTY]
+
+
+def with_subject(prompt: Prompt, subject: str) -> Prompt:
+    """The prompt, for something else to draw. The empty prompt stays."""
+    prompt = copy.deepcopy(prompt)
+    for node in prompt.values():
+        widget = SUBJECTS.get(node["class_type"])
+        if widget is not None and node["inputs"][widget] != EMPTY:
+            node["inputs"][widget] = subject
+    return prompt
+
+
+def run(server: Server, prompt: Prompt) -> dict[str, list[Image.Image]]:
+    """Run a prompt; returns the pictures that it has saved, by the ids of the nodes that did."""
+    outputs = server.wait(server.queue(prompt))["outputs"]
+    return {
+        node_id: [
+            Image.open(io.BytesIO(server.image(one))).convert("RGB") for one in saved["images"]
+        ]
+        for node_id, saved in sorted(outputs.items(), key=lambda item: int(item[0]))
+        if prompt[node_id]["class_type"] == "SaveImage"
+    }
+
+
+def first_pictures(server: Server, prompt: Prompt) -> list[Image.Image]:
+    """Run a prompt; returns the first picture of each node that saves some."""
+    return [pictures[0] for pictures in run(server, prompt).values()]
+
+
+def renew(server: Server) -> Iterator[Path]:
+    """Draw the cards of all workflows anew; gives the path of each when it is done."""
+    for name in WORKFLOWS:
+        draw(server, name).save(card_path(name), quality=90)
+        yield card_path(name)
+
+
+def draw(server: Server, name: str) -> Image.Image:
+    """The card of one workflow."""
+    if name in CHAINS:
+        return draw_chain(CHAINS[name])
+    prompt = to_prompt(load(name), server.object_info())
+    if name in SHEETS:
+        return draw_sheet(server, prompt, SHEETS[name])
+    card = CARDS[name]
+    prompts = [prompt]
+    if card.subjects is not None:
+        prompts = list(map(partial(drawn, prompt), card.subjects, card.seeds))
+    labels = [*(each.label for each in card.without), *card.rows]
+    rows: list[list[Image.Image]] = [[] for _ in labels]
+    for pushed in prompts:
+        # All samplers of a workflow do the same without the push.
+        plain = [next(iter(run(server, each.applied(pushed)).values())) for each in card.without]
+        for row, pictures in zip(rows, [*plain, *run(server, pushed).values()], strict=True):
+            row += pictures
+    return draw_rows(labels, rows, dim=len(card.without))
+
+
+def drawn(prompt: Prompt, subject: str, seed: int) -> Prompt:
+    """The prompt, for something else to draw and another noise."""
+    return set_inputs(with_subject(prompt, subject), seed=seed, noise_seed=seed)
+
+
+def draw_rows(
+    labels: Sequence[str], rows: Sequence[Sequence[Image.Image]], dim: int
+) -> Image.Image:
+    """A square of rows, each with its label above it, the first ones less bright.
+
+    A row has as many lines as let its pictures be largest.
+    """
+    card = Image.new("RGB", (SIDE, SIDE), GROUND)
+    draw = ImageDraw.Draw(card)
+    height = (SIDE - 2 * EDGE) // len(rows)
+    count = len(rows[0])
+    cell, lines = max(
+        (min((height - LABEL) // lines, SIDE // -(-count // lines)), lines)
+        for lines in range(1, count + 1)
+    )
+    columns = -(-count // lines)
+    left = (SIDE - cell * columns) // 2
+    edge = min(map(ground_around, itertools.chain.from_iterable(rows)))
+    for i, (label, pictures) in enumerate(zip(labels, rows, strict=True)):
+        top = EDGE + i * height
+        place = (SIDE // 2, top + LABEL // 2)
+        colour = DIM_TEXT if i < dim else TEXT
+        draw.text(place, label, colour, ImageFont.load_default(25), anchor="mm")
+        for j, picture in enumerate(pictures):
+            picture = ImageOps.crop(picture, edge) if edge else framed(picture)
+            picture = picture.resize((cell, cell), Image.Resampling.BICUBIC)
+            line, column = divmod(j, columns)
+            card.paste(picture, (left + column * cell, top + LABEL + line * cell))
+    return card
+
+
+def framed(picture: Image.Image) -> Image.Image:
+    """A picture with a little ground around it, which keeps it apart from its neighbours."""
+    return ImageOps.expand(picture, FRAME, GROUND)
+
+
+def ground_around(picture: Image.Image) -> int:
+    """How many of the outermost pixels of a picture are ground only, and may be cut off."""
+    far = ImageChops.difference(picture, Image.new("RGB", picture.size, GROUND)).convert("L")
+    box = far.point(lambda value: 255 if value > FAINT else 0).getbbox()
+    if box is None:
+        return MOST_GROUND
+    left, top, right, bottom = box
+    return min(MOST_GROUND, left, top, picture.width - right, picture.height - bottom)
+
+
+def draw_sheet(server: Server, prompt: Prompt, class_type: str) -> Image.Image:
+    """A square with what the nodes of this class show, one below the other."""
+    pictures = shown_by(server, prompt, class_type)
+    card = Image.new("RGB", (SIDE, SIDE), GROUND)
+    height = SIDE // len(pictures)
+    for place, picture in enumerate(pictures):
+        fitted = ImageOps.pad(picture, (SIDE, height), color=GROUND)
+        card.paste(fitted, (0, place * height))
+    return card
+
+
+def shown_by(server: Server, prompt: Prompt, class_type: str) -> list[Image.Image]:
+    """Run a prompt; returns the one picture that each node of this class shows on itself."""
+    outputs = server.wait(server.queue(prompt))["outputs"]
+    shown = [outputs[i]["images"] for i, n in prompt.items() if n["class_type"] == class_type]
+    return [Image.open(io.BytesIO(server.image(one))).convert("RGB") for (one,) in shown]
+
+
+def draw_chain(names: Sequence[str]) -> Image.Image:
+    """A square with the nodes of these names, one plugged into the next."""
+    card = Image.new("RGB", (SIDE, SIDE), GROUND)
+    draw = ImageDraw.Draw(card)
+    width, height = 330, 84
+    left = (SIDE - width) // 2
+    gap = (SIDE - len(names) * height) // (len(names) + 1)
+    for i, name in enumerate(names):
+        top = gap + i * (height + gap)
+        if i:
+            line = (SIDE // 2, top - gap, SIDE // 2, top)
+            draw.line(line, DIM_TEXT, 4)
+        ours = name.startswith("Bad-Version")
+        outline = ACCENT if ours else DIM_TEXT
+        box = (left, top, left + width, top + height)
+        draw.rounded_rectangle(box, 14, (30, 36, 50), outline, 4 if ours else 2)
+        place = (SIDE // 2, top + height // 2)
+        draw.text(place, name, TEXT, ImageFont.load_default(30), anchor="mm")
+    return card

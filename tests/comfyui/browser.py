@@ -1,0 +1,80 @@
+"""ComfyUI's page in a real browser.
+
+with running_browser() as browser, opened_page(browser, server.url, "en") as page:
+    page.load_template("bad_version_digits")
+    prompt_id = page.run()
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from playwright.sync_api import Browser, sync_playwright
+
+from comfyui.page import ComfyPage
+
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",  # A sandbox cannot be set up by root, which tests in a container run as.
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+SCREEN = {"width": 1800, "height": 1000}
+TIMEOUT = 120_000  # Milliseconds. Nothing should take long, but any machine can be busy.
+
+# The settings of somebody who has used ComfyUI before: no tour, no news, tooltips at once.
+SETTINGS = {
+    "Comfy.TutorialCompleted": True,
+    "Comfy.Notification.ShowVersionUpdates": False,
+    "Comfy.Minimap.Visible": False,
+    "Comfy.VueNodes.Enabled": False,
+    "LiteGraph.Node.TooltipDelay": 0,
+}
+
+
+class BrowserMissing(RuntimeError):
+    """There is no Chromium on this machine; the message says how to get one."""
+
+
+@contextmanager
+def running_browser() -> Iterator[Browser]:
+    """Start Chromium with a new, empty profile; both are gone after the block."""
+    with sync_playwright() as playwright:
+        # CHROMIUM names one, or the system has one, or Playwright has brought its own.
+        program = os.environ.get("CHROMIUM") or shutil.which("chromium")
+        program = program or playwright.chromium.executable_path
+        if not os.path.exists(program):
+            raise BrowserMissing(
+                "There is no Chromium. Install it (on Debian: apt-get install chromium; elsewhere: "
+                "build/venv/bin/playwright install chromium), or name yours in CHROMIUM."
+            )
+        # "headless=False", since Playwright's own way adds flags of its own; the flags above do it.
+        browser = playwright.chromium.launch(
+            executable_path=program, headless=False, args=FLAGS, timeout=TIMEOUT
+        )
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@contextmanager
+def opened_page(browser: Browser, url: str, language: str) -> Iterator[ComfyPage]:
+    """Open the page of a server in one of ComfyUI's languages, "en" or "zh", say."""
+    context = browser.new_context(viewport=SCREEN)
+    context.set_default_timeout(TIMEOUT)
+    try:
+        saved = context.request.post(f"{url}/settings", data={**SETTINGS, "Comfy.Locale": language})
+        assert saved.ok, saved.text()
+        page = ComfyPage(context.new_page())
+        page.open(url, language)
+        yield page
+    finally:
+        context.close()

@@ -1,0 +1,48 @@
+"""The page of results as it is stored, and what else quotes it."""
+
+import re
+
+import pytest
+
+from bench import quality
+from bench.kinds import KINDS
+from bench.methods import CLASSIFIER_FREE, SKIPPING, UNGUIDED, methods
+from comfyui.install import ROOT
+
+PAGE = quality.PAGE.read_text(encoding="utf-8")
+
+
+def section(name: str) -> str:
+    _, _, rest = PAGE.partition(f"\n## {name}\n")
+    return rest.partition("\n## ")[0]
+
+
+def rows(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("|")]
+
+
+def test_readme_has_the_summary_as_it_was_measured():
+    summary = rows(section("In short"))
+    assert len(summary) > 6
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "\n".join(summary) in readme
+
+
+@pytest.mark.parametrize("name", ["Two dimensions", "Digits", "Emoji"])
+def test_every_part_has_its_pictures(name):
+    pictures = re.findall(r"!\[.+?\]\((.+?)\)", section(name))
+    assert pictures
+    assert all((quality.PAGE.parent / picture).is_file() for picture in pictures)
+
+
+@pytest.mark.parametrize("name", ["Digits", "Emoji"])
+def test_every_way_was_measured(name):
+    kind = KINDS[name.lower()]
+    measured = [row.split("|")[1].strip() for row in rows(section(name))]
+    ways = [way.name for way in methods(kind.weak, kind.best, kind.weakest, kind.scales)]
+    assert {UNGUIDED, CLASSIFIER_FREE, SKIPPING} < set(ways)
+    assert not set(ways) - set(measured)
+
+
+def test_page_shows_the_credit_of_the_emoji():
+    assert "OpenMoji" in section("Emoji") and "CC BY-SA 4.0" in section("Emoji")
