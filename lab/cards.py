@@ -2,7 +2,7 @@
 
 Each picture is drawn by its workflow: first a row or two without what the workflow shows, then what
 each of its samplers makes of the same noise; or the sheet that the workflow draws itself.
-`lab/demo.py --readme` renews them all.
+`make cards` draws them all anew.
 """
 
 from __future__ import annotations
@@ -26,12 +26,7 @@ from sheet import DIM_TEXT, GROUND, TEXT
 
 # Templates for artists, and graphs that need the laboratory's node pack.
 FOLDERS = (ROOT / "workflows", ROOT / "lab" / "node_pack" / "workflows")
-WORKFLOWS = {
-    path.stem: path
-    for path in sorted(
-        (path for folder in FOLDERS for path in folder.glob("*.json")), key=lambda p: p.stem
-    )
-}
+WORKFLOWS = dict(sorted((path.stem, path) for folder in FOLDERS for path in folder.glob("*.json")))
 
 # In pixels.
 SIDE = 512
@@ -187,11 +182,6 @@ def run(server: Server, prompt: Prompt) -> dict[str, list[Image.Image]]:
         for node_id, saved in sorted(outputs.items(), key=lambda item: int(item[0]))
         if prompt[node_id]["class_type"] == "SaveImage"
     }
-
-
-def first_pictures(server: Server, prompt: Prompt) -> list[Image.Image]:
-    """Run a prompt; returns the first picture of each node that saves some."""
-    return [pictures[0] for pictures in run(server, prompt).values()]
 
 
 def renew(server: Server) -> Iterator[Path]:

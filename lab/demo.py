@@ -3,12 +3,12 @@
 Draws emoji of ten kinds five times from the same noise: without guidance, with an empty negative
 prompt, away from a bad version that the model makes of itself, away from the model as it was after
 a fifth of its training, and from that and the negative prompt. The graph is
-workflows/bad_version_emoji.json, and only its guider is changed from one way to the next. Puts the
+lab/node_pack/workflows/bad_version_emoji.json, and only its guider is changed from one way to the next. Puts the
 pictures on one sheet, build/demo/sheet.png, and lets a classifier that has only ever seen real
 emoji read them.
 
-    make demo                                           # the sheet
-    build/venv/bin/python lab/demo.py --readme        # the pictures of README and workflows, too
+    make demo     # the sheet
+    make cards    # the pictures of README and workflows, too
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,8 +38,11 @@ from tiny.judge import Judge, load_judge
 
 WORKFLOW = "bad_version_emoji"
 OUT = ROOT / "build" / "demo"
-README_PICTURE = ROOT / "docs" / "demo.jpg"
-PLAYGROUND_PICTURE = ROOT / "docs" / "playground.jpg"
+# Of the README.
+DOCS = ROOT / "docs"
+SHEET_PICTURE = DOCS / "demo.jpg"
+PLAYGROUND_PICTURE = DOCS / "playground.jpg"
+PLOT_PICTURE = DOCS / "guidance_plot.jpg"
 
 PER_KIND = 6
 SHOWN = 2  # So many of them on the sheet.
@@ -181,13 +185,26 @@ def _file_name(name: str) -> str:
     return name.lower().replace(" ", "_")
 
 
+def renew_pictures(server: Server, object_info: Mapping[str, Any], rows: Sequence[Row]) -> None:
+    """Draw the pictures of README and workflows anew."""
+    for path in cards.renew(server):
+        print(f"Renewed {path.relative_to(ROOT)}.", flush=True)
+    draw(rows).save(SHEET_PICTURE, quality=88)
+    prompt = to_prompt(cards.load("playground"), object_info)
+    methods, _ = cards.shown_by(server, prompt, "BadVersionGuidancePlayground")
+    methods.save(PLAYGROUND_PICTURE, quality=88)
+    shutil.copyfile(cards.card_path("compare_pushes"), PLOT_PICTURE)
+    for path in (SHEET_PICTURE, PLAYGROUND_PICTURE, PLOT_PICTURE):
+        print(f"Renewed {path.relative_to(ROOT)}.", flush=True)
+
+
 def main(arguments: Sequence[str] | None = None) -> str | None:
     """Run the demo; returns what went wrong, as `sys.exit` takes it."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument(
         "--readme",
         action="store_true",
-        help="also renew the pictures in docs/ and workflows/",
+        help="also renew the pictures of README and workflows",
     )
     options = parser.parse_args(arguments)
     try:
@@ -200,19 +217,12 @@ def main(arguments: Sequence[str] | None = None) -> str | None:
             warm_up(server, prompt)
             rows = [run_way(server, prompt, way, kinds) for way in WAYS]
             if options.readme:
-                prompt = to_prompt(cards.load("playground"), object_info)
-                methods, _ = cards.shown_by(server, prompt, "BadVersionGuidancePlayground")
-                methods.save(PLAYGROUND_PICTURE, quality=88)
-                for path in cards.renew(server):
-                    print(f"Renewed {path.relative_to(ROOT)}.", flush=True)
+                renew_pictures(server, object_info, rows)
     except (ServerError, SetupError, LoadError) as error:
         return str(error)
     except KeyboardInterrupt:
         return "Interrupted. ComfyUI has been stopped."
     print(f"The pictures are in {save(rows)}.")
-    if options.readme:
-        README_PICTURE.parent.mkdir(exist_ok=True)
-        draw(rows).save(README_PICTURE, quality=88)
     return None
 
 

@@ -9,11 +9,9 @@ other work on the machine disturbs that less.
 from __future__ import annotations
 
 import statistics
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from types import ModuleType
 from typing import Any
 from unittest import mock
 
@@ -26,8 +24,9 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
-from support.rig import Conditioning, Run, call, core_guider, in_graph, untouched
+from comfyui.running import Conditioning, Run, call, core_guider, in_graph, untouched
 
+from . import insides
 from .figures import MIB, Figure, Target, at_most
 from .memory import Memory, forget_peak
 from .passes import Measured, ModelPass, marked, measure
@@ -107,7 +106,6 @@ class Bench:
 
     Attributes:
         nodes: all node classes by node id.
-        pack: this pack, as the module that ComfyUI has loaded.
         make_unet: a U-Net of the measured size, from a seed.
         shape: of the latent.
         size: height and width of the latent where arithmetic is measured.
@@ -118,7 +116,6 @@ class Bench:
     """
 
     nodes: Mapping[str, type]
-    pack: ModuleType
     make_unet: Callable[[int], ModelPatcher] = sd15_unet
     shape: tuple[int, ...] = (1, 4, 16, 16)
     size: int = 64
@@ -340,8 +337,8 @@ def _add_preparation(report: Report, first: Measured, second: Measured) -> None:
 
 def weight_functions(bench: Bench) -> Report:
     """Other weights as where ComfyUI loads weights dynamically: handed over at each use."""
-    same_base = sys.modules[f"{bench.pack.__name__}.guiders.run.weight_swap"]
-    with mock.patch.object(same_base, "can_swap", return_value=False):
+    swap = insides.module(insides.WEIGHT_SWAP)
+    with mock.patch.object(swap, "can_swap", return_value=False):
         return weak_version(bench, _without_lora, None, _changed_by_lora)
 
 
@@ -415,7 +412,7 @@ def off(bench: Bench) -> Report:
 
 
 def outside(bench: Bench) -> Report:
-    """Both legs plugged in, with schedules that leave them off at every step of the run."""
+    """Both pushes connected, with schedules that leave them off at every step of the run."""
     core_memory = bench.core_memory()
     beyond = 10.0 * float(bench.run.sigmas.max())
     nowhere = bench.node("BadVersionGuidanceInterval", unit="sigma", start=2 * beyond, end=beyond)
@@ -451,7 +448,7 @@ def _as_core(
 
 
 def arithmetic(bench: Bench) -> Report:
-    """Every shape and schedule on both legs, at the latent of a picture of 512 x 512 pixels."""
+    """Every shape and schedule on both pushes, at the latent of a picture of 512 x 512 pixels."""
     shapes = ()
     for node_id, inputs in (
         ("BadVersionProjectedShape", {"eta": 0.0, "norm_threshold": 15.0, "momentum": -0.5}),
@@ -477,7 +474,7 @@ def arithmetic(bench: Bench) -> Report:
     guider = bench.guider(
         negative=bench.negative,
         weak_model=weak,
-        **{f"{leg}_{kind}": value for leg in ("weak", "negative") for kind, value in push.items()},
+        **{f"{of}_{kind}": value for of in ("weak", "negative") for kind, value in push.items()},
     )
     run = Run.of(bench.base, (1, 4, bench.size, bench.size), max(3, bench.steps // 2))
     measured = measure(run, guider, (bench.main, weak))
@@ -496,7 +493,7 @@ def probe(bench: Bench) -> Report:
     run = Run.of(bench.base, (1, 4, bench.size, bench.size), max(3, bench.steps // 2))
     weak = marked(_attention(bench))
     inputs = {"negative": bench.negative, "weak_model": weak}
-    watched = bench.pack.guiders.record.probe.Probe("bench", "bench")
+    watched = insides.module(insides.PROBE).Probe("bench", "bench")
     node = in_graph(bench.nodes["BadVersionGuider"], "1")
     with mock.patch.dict(bench.nodes, BadVersionGuider=node):
         watching = bench.guider(**inputs, probe=watched)
@@ -621,7 +618,7 @@ CASES = {
     ),
     "weak-prompt": Case("Another prompt alone", weak_prompt),
     "off": Case("Switched off: weak_scale 1", off),
-    "outside": Case("Both legs outside of their intervals", outside),
-    "arithmetic": Case("All schedules and shapes on both legs", arithmetic),
+    "outside": Case("Both pushes outside of their intervals", outside),
+    "arithmetic": Case("All schedules and shapes on both pushes", arithmetic),
     "probe": Case("A probe and the text on the node", probe),
 }

@@ -10,9 +10,9 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
+from comfyui.running import call, untouched
 from digits.sampling import load_models, sample_latent
 from node_pack import DIGIT_CLASSES
-from support.rig import call, untouched
 
 ASSETS = Path(__file__).parents[1] / "assets"
 EMPTY = "none"

@@ -1,7 +1,7 @@
 """Remove one digit from what a model draws, by three ways of negative guidance, and compare them.
 
     make bench-negative
-    cd tests && ../build/venv/bin/python -m bench.negative --digit 3 --pictures 100
+    make lab RUN="bench.negative --digit 3 --pictures 100"
 
 The model draws digits of any kind (an empty prompt), and is pushed away from one of them: by a
 negative prompt of constant scale, by the rule of safe latent diffusion, and by dynamic negative

@@ -18,7 +18,7 @@ import comfy.samplers
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
-from support.rig import Run
+from comfyui.running import Run
 
 _MARK = "bench_weak"
 

@@ -1,6 +1,6 @@
 """Compare ways to guide on drawn pictures: all of them at all settings, then each at its best.
 
-    cd tests && ../build/venv/bin/python -m bench.pictures digits
+    make lab RUN="bench.pictures digits"
 
 Every way draws the same classes from the same noise. Its setting is chosen by the Fréchet distance
 in the classifier's features, on noise of one seed and fewer pictures; what is reported is measured

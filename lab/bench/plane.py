@@ -1,6 +1,6 @@
 """Compare ways to guide in the playground's world, where the truth is known.
 
-    cd tests && ../build/venv/bin/python -m bench.plane
+    make lab RUN="bench.plane"
 
 Draws points by every way, over a sweep of scales, from the same noise, and measures them. The
 interval and the scales to compare at are chosen with some seeds, everything reported comes from

@@ -6,16 +6,11 @@ Needs no ComfyUI.
 from __future__ import annotations
 
 import hashlib
-import importlib
-import importlib.util
 import itertools
 import statistics
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
-from importlib.machinery import ModuleSpec
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -24,6 +19,8 @@ from torch import Tensor
 
 from comfyui.install import ROOT
 
+from . import insides
+from .insides import module_without_comfyui
 from .records import Records
 
 POINTS = 4000  # Of each run.
@@ -169,13 +166,14 @@ def _divergence(runs: Sequence[Run]) -> float:
 
 
 def _draw(way: Way, scale: float, seed: int, distance: bool) -> dict[str, Any]:
-    methods, sampling = _pack("playground.methods"), _pack("playground.sampling")
+    methods = module_without_comfyui("playground.methods")
+    sampling = module_without_comfyui("playground.sampling")
     models = methods.models(way.weak)
     main, weak = _Counted(models.main), _Counted(models.weak)
     schedules = ()
     if way.interval is not None:
         low, high = way.interval
-        schedules = (_pack("guiders.schedules").Interval(high, low, by_sigma=True),)
+        schedules = (module_without_comfyui(insides.SCHEDULES).Interval(high, low, by_sigma=True),)
     settings = methods.Settings(scale, scale, schedules)
     legs = getattr(methods, way.method)(methods.Models(main, weak), settings)
     points = sampling.sample(main, methods.WANTED, legs, POINTS, seed).ends
@@ -202,7 +200,7 @@ class _Counted:
 
 
 def _measured(points: Tensor, distance: bool) -> dict[str, Any]:
-    ruler = _pack("playground.scenes").ruler()
+    ruler = module_without_comfyui("playground.scenes").ruler()
     return asdict(
         Run(
             ruler.outliers(points),
@@ -229,20 +227,5 @@ def wasserstein(points: Tensor, truth: Tensor) -> float:
 @cache
 def _truth(seed: int, count: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    world = _pack("playground.distribution").world()
-    return world.sample(count, _pack("playground.methods").WANTED, generator)
-
-
-@cache
-def _pack(module: str) -> ModuleType:
-    """A module of the pack that needs no ComfyUI.
-
-    The pack's own start does need it. So the module is taken from a package that has the pack's
-    folder and runs nothing of it.
-    """
-    name = "pack_without_comfyui"
-    if name not in sys.modules:
-        spec = ModuleSpec(name, None, is_package=True)
-        spec.submodule_search_locations = [str(ROOT)]
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-    return importlib.import_module(f"{name}.{module}")
+    world = module_without_comfyui("playground.distribution").world()
+    return world.sample(count, module_without_comfyui("playground.methods").WANTED, generator)

@@ -1,4 +1,4 @@
-"""Safe latent diffusion's rule, as a shape of the negative leg, to compare with."""
+"""Safe latent diffusion's rule, as a shape of the negative push, to compare with."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from typing import Any
 
 from torch import Tensor
 
-from comfyui.install import comfyui_path
-from comfyui.library import loaded_pack
+from . import insides
 
-_pack: Any = loaded_pack(comfyui_path())
+_shapes: Any = insides.module(insides.SHAPES)
 
 
-class SafeLatent(_pack.guiders.shapes.Shape):
+class SafeLatent(_shapes.Shape):
     """Push only where the two predictions are alike, or on the wrong side of each other.
 
     On noise predictions, ``μ = min(1, s_S |ε_C − ε_N|)`` where ``ε_C − ε_N < λ`` and 0 elsewhere,

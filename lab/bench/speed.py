@@ -1,7 +1,7 @@
 """Measure what guidance costs: the time of a step over its own model passes, and memory.
 
     make bench-speed
-    cd tests && ../build/venv/bin/python -m bench.speed --case base --case skip --repeats 8
+    make lab RUN="bench.speed --case base --case skip --repeats 8"
 
 Takes the cases of cases.py on a U-Net as large as that of Stable Diffusion 1.5, in float32 on the
 CPU, each in a process of its own, and writes build/bench/speed.json. Only ratios within one run
@@ -126,21 +126,15 @@ def measure_here(key: str, settings: Settings) -> dict[str, Any]:
     import comfyui_version
     import torch
 
-    from comfyui.library import load_pack, loaded_pack, pack_folder
+    from comfyui.library import load_pack, pack_folder
 
     from .cases import CASES, Bench
 
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    comfyui = comfyui_path()
     nodes = importlib.import_module("nodes")
-    load_pack(nodes, pack_folder(comfyui))
-    bench = Bench(
-        nodes.NODE_CLASS_MAPPINGS,
-        loaded_pack(comfyui),
-        steps=settings.steps,
-        repeats=settings.repeats,
-    )
+    load_pack(nodes, pack_folder(comfyui_path()))
+    bench = Bench(nodes.NODE_CLASS_MAPPINGS, steps=settings.steps, repeats=settings.repeats)
     # As ComfyUI executes nodes.
     with torch.inference_mode():
         report = CASES[key].measure(bench)

@@ -15,8 +15,8 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from comfyui.running import call, untouched
 from node_pack import EMPTY_CLASS, conditioning
-from support.rig import call, untouched
 from tiny.judge import CLASSES
 from tiny.sampling import SAMPLER, SCHEDULER, Conditioning, load_model
 

@@ -6,13 +6,12 @@ from typing import Any
 
 from torch import Tensor
 
-from comfyui.install import comfyui_path
-from comfyui.library import loaded_pack
+from . import insides
 
-_pack: Any = loaded_pack(comfyui_path())
+_schedules: Any = insides.module(insides.SCHEDULES)
 
 
-class Watched(_pack.guiders.schedules.Live):
+class Watched(_schedules.Live):
     """Another schedule that depends on the picture, with a record of its factors.
 
     Args:

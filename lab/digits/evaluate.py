@@ -1,7 +1,7 @@
 """Measure the tiny digit models and write the card beside them.
 
     make card
-    cd tests && ../build/venv/bin/python -m digits.evaluate --sheet /tmp/sheet.png
+    make lab RUN="digits.evaluate --sheet sheet.png"
 
 Every figure on the card comes from here, through ComfyUI's own loaders and sampler.
 """
@@ -56,8 +56,8 @@ def write_card(folder: Path, each: int, sheet: Path | None = None) -> None:
         each: pictures of each digit for every way of sampling.
         sheet: where to write a PNG with some of the pictures, one row per way of sampling.
     """
+    from comfyui.running import call
     from node_pack import DIGIT_CLASSES
-    from support.rig import call
 
     from .sampling import load_models, with_bold_lora
 

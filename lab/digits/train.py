@@ -1,7 +1,7 @@
 """Make the tiny digit models from nothing.
 
     make models
-    cd tests && OMP_NUM_THREADS=1 ../build/venv/bin/python -m digits.train --only underfit
+    OMP_NUM_THREADS=1 make lab RUN="digits.train --only underfit"
 
 Runs on the CPU. An hour or two on one core.
 """

@@ -1,7 +1,7 @@
 """Measure the tiny emoji models and write the card beside them.
 
     make card
-    cd tests && ../build/venv/bin/python -m emoji.evaluate --sheet /tmp/sheet.png
+    make lab RUN="emoji.evaluate --sheet sheet.png"
 
 Every figure on the card comes from here, through ComfyUI's own loaders and sampler.
 """
@@ -49,7 +49,7 @@ def write_card(folder: Path, each: int, sheet: Path | None = None) -> None:
         each: pictures of each kind for every way of sampling.
         sheet: where to write a PNG with some of the pictures, one row per way of sampling.
     """
-    from support.rig import call
+    from comfyui.running import call
     from tiny.sampling import load_model, load_vae
 
     main = load_model(folder / "emoji_main.safetensors")

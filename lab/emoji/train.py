@@ -1,7 +1,7 @@
 """Make the tiny emoji models; their autoencoder starts from that of the digits.
 
     make models
-    cd tests && OMP_NUM_THREADS=1 ../build/venv/bin/python -m emoji.train --only judge
+    OMP_NUM_THREADS=1 make lab RUN="emoji.train --only judge"
 
 Runs on the CPU. About an hour on one core.
 """

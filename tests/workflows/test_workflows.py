@@ -9,8 +9,8 @@ from PIL import Image
 
 import cards
 import demo
-from comfyui.server import NodeError
-from comfyui.workflow import WorkflowError, find_node, to_prompt
+from comfyui.server import NodeError, Server
+from comfyui.workflow import Prompt, WorkflowError, find_node, to_prompt
 from digits.classifier import read_digits
 from node_pack import EMOJI_CLASSES
 from sheet import CELL
@@ -34,6 +34,11 @@ PROMPT_NAMES = {
 
 each_workflow = pytest.mark.parametrize("name", NAMES)
 each_workflow_of_one_subject = pytest.mark.parametrize("name", OF_ONE_SUBJECT)
+
+
+def first_pictures(server: Server, prompt: Prompt) -> list[Image.Image]:
+    """Run a prompt; returns the first picture of each node that saves some."""
+    return [pictures[0] for pictures in cards.run(server, prompt).values()]
 
 
 def saved_prompt(name: str) -> tuple[str, str]:
@@ -60,7 +65,7 @@ def test_every_workflow_is_tested():
 @each_workflow_of_one_subject
 def test_workflow_draws_what_was_asked_for(server, prompt_of, name, number):
     subject = ASKED_FOR[saved_prompt(name)[0]][number]
-    pictures = cards.first_pictures(server, cards.with_subject(prompt_of(name), subject))
+    pictures = first_pictures(server, cards.with_subject(prompt_of(name), subject))
     assert {picture.size for picture in pictures} == {(64, 64)}
     assert read(name, pictures) == [subject] * len(pictures)
 
@@ -69,12 +74,12 @@ def test_workflow_draws_what_was_asked_for(server, prompt_of, name, number):
 def test_every_push_changes_its_picture(server, prompt_of, name):
     """As it is saved, the workflow shows its subject, and does not show what it would without."""
     prompt = prompt_of(name)
-    pushed = cards.first_pictures(server, prompt)
+    pushed = first_pictures(server, prompt)
     without = [each.applied(prompt) for each in cards.CARDS[name].without]
     unpushed = cards.set_inputs(prompt, weak_scale=1.0)
     if unpushed not in without:  # Nothing comes of the same prompt twice in a row.
         without.append(unpushed)
-    plain = {cards.first_pictures(server, each)[0].tobytes() for each in without}
+    plain = {first_pictures(server, each)[0].tobytes() for each in without}
     drawn = {picture.tobytes() for picture in pushed}
     assert len(drawn) == len(pushed) and not drawn & plain
     assert read(name, pushed) == [saved_prompt(name)[1]] * len(pushed)
@@ -85,7 +90,7 @@ def test_interval_of_all_steps_is_none(server, prompt_of):
     always = cards.set_inputs(prompt, start=0.0, end=1.0)
     (_, every_step) = cards.CARDS["schedule_interval"].without
     pictures = [
-        cards.first_pictures(server, each)[0].tobytes()
+        first_pictures(server, each)[0].tobytes()
         for each in (prompt, always, every_step.applied(prompt))
     ]
     assert pictures[0] != pictures[1] == pictures[2]
@@ -120,8 +125,8 @@ def test_apg_takes_away_what_a_high_cfg_adds_to_the_brightness(server, prompt_of
     shaped, plain = [], []
     for digit in range(10):
         drawn = cards.drawn(prompt, str(digit), digit)
-        shaped += cards.first_pictures(server, drawn)
-        plain += cards.first_pictures(server, unshaped.applied(drawn))
+        shaped += first_pictures(server, drawn)
+        plain += first_pictures(server, unshaped.applied(drawn))
     shaped, plain = demo.as_tensor(shaped), demo.as_tensor(plain)
     assert shaped.mean() < plain.mean()
     digits = torch.arange(10)
@@ -133,7 +138,7 @@ def test_apg_that_takes_nothing_away_is_no_shape(server, prompt_of):
     (_, unshaped) = cards.CARDS["shape_apg"].without
     neutral = cards.set_inputs(prompt, eta=1.0, norm_threshold=0.0, momentum=0.0)
     pictures = [
-        cards.first_pictures(server, each)[0].tobytes()
+        first_pictures(server, each)[0].tobytes()
         for each in (prompt, neutral, unshaped.applied(prompt))
     ]
     assert pictures[0] != pictures[1] == pictures[2]
@@ -209,7 +214,7 @@ def test_with_nothing_plugged_in_the_model_is_its_own_bad_version(server, prompt
     guider = find_node(prompt, "BadVersionGuider")
     widgets = {"cfg", "weak_scale", "weak_every"}
     assert prompt[guider]["inputs"].keys() == {"model", "positive"} | widgets
-    (auto,) = cards.first_pictures(server, prompt)
+    (auto,) = first_pictures(server, prompt)
     assert "is connected, so " in server.log()
 
     # The same by hand, as the tooltip says.
@@ -220,7 +225,7 @@ def test_with_nothing_plugged_in_the_model_is_its_own_bad_version(server, prompt
         "inputs": {"model": model, "blocks": "auto"},
     }
     by_hand[guider]["inputs"]["weak_model"] = ["weak", 0]
-    assert cards.first_pictures(server, by_hand)[0].tobytes() == auto.tobytes()
+    assert first_pictures(server, by_hand)[0].tobytes() == auto.tobytes()
 
     # At scale 1 there is no push: what ComfyUI draws alone.
     off = cards.set_inputs(prompt, weak_scale=1.0)
@@ -229,7 +234,7 @@ def test_with_nothing_plugged_in_the_model_is_its_own_bad_version(server, prompt
         "class_type": "BasicGuider",
         "inputs": {"model": model, "conditioning": prompt[guider]["inputs"]["positive"]},
     }
-    ((plain,), (cores,)) = (cards.first_pictures(server, each) for each in (off, alone))
+    ((plain,), (cores,)) = (first_pictures(server, each) for each in (off, alone))
     assert plain.tobytes() == cores.tobytes() != auto.tobytes()
 
 
@@ -248,7 +253,7 @@ def test_graph_for_a_checkpoint_draws_with_the_loaders_of_the_digits(server, pro
     prompt = cards.set_inputs(prompt, width=64, height=64, scheduler="simple")
 
     drawn = [
-        cards.first_pictures(server, each)[0]
+        first_pictures(server, each)[0]
         for each in (prompt, cards.set_inputs(prompt, weak_scale=1.0))
     ]
     assert read_digits(demo.as_tensor(drawn)).tolist() == [3, 3]

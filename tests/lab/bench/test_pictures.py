@@ -14,8 +14,8 @@ from bench.pictures import Report, Row
 from bench.pictures_plots import frontier, shown
 from bench.records import Records
 from bench.studio import STEPS, Studio
+from comfyui.running import call
 from node_pack import EMPTY_CLASS, conditioning
-from support.rig import call
 
 DIGITS = kinds.KINDS["digits"]
 OUTCOME = Outcome(1.0, 0.5, 0.7, 0.6, 0.5, 0.4, 0.9)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from bench import plane, plane_report, plane_runs
+from bench.insides import module_without_comfyui
 from bench.plane_claim import Comparison, Point, compare, worst
 from bench.plane_runs import (
     BAD_VERSION,
@@ -238,10 +239,11 @@ def test_passes_are_those_made(measured):
 def test_runs_are_those_of_the_playground(short):
     """The same points as from its own sampler, without a copy of anything."""
     figures = plane_runs._draw(short[BAD_VERSION], 2.0, 5, False)
-    methods, sampling = (plane_runs._pack(f"playground.{name}") for name in ("methods", "sampling"))
+    methods = module_without_comfyui("playground.methods")
+    sampling = module_without_comfyui("playground.sampling")
     models = methods.models()
     legs = [sampling.Leg(models.weak, methods.WANTED, 2.0)]
     ends = sampling.sample(models.main, methods.WANTED, legs, 60, 5).ends
-    ruler = plane_runs._pack("playground.scenes").ruler()
+    ruler = module_without_comfyui("playground.scenes").ruler()
     assert figures["coverage"] == ruler.coverage(ends) and figures["distance"] is None
     assert figures["outliers"] == ruler.outliers(ends)

@@ -11,7 +11,7 @@ from bench import cases, passes, speed
 from bench.cases import CASES, Bench, Report
 from bench.figures import MIB, Figure, Target, table
 from bench.memory import Memory, forget_peak, peak_memory, tensor_memory
-from support.rig import Run, core_guider
+from comfyui.running import Run, core_guider
 from support.small_models import CONTEXT_WIDTH, TEXT_TOKENS, unet
 
 CHANGED_WEIGHTS = ("base", "half-lora", "weight-functions", "checkpoint")
@@ -24,10 +24,9 @@ def no_gradients():
 
 
 @pytest.fixture
-def bench(comfy_nodes, pack):
+def bench(comfy_nodes):
     return Bench(
         comfy_nodes,
-        pack,
         make_unet=unet,
         shape=(1, 4, 8, 8),
         size=8,

@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import load_file
 
 from comfyui.library import ASSETS
+from comfyui.running import call
 from digits.classifier import held_out_accuracy, read_digits
 from digits.evaluate import held_out_pictures
 from digits.pictures import digit_split, ink_share
 from digits.sampling import load_models, with_bold_lora
-from support.rig import call
 from tiny.judge import load_judge
 from tiny.sampling import sample_classes
 
