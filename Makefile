@@ -5,36 +5,47 @@ PYTHON ?= python3
 
 set_up := $(PYTHON) tests/comfyui/install.py
 python := build/venv/bin/python
-# The laboratory runs on the engine of the tests.
+# What is in lab/ finds there what it imports, and tests/comfyui, which starts ComfyUI.
 in_lab := cd lab && PYTHONPATH=../tests ../$(python)
 newest := 0.3.75
 oldest := 0.3.52
 
-.PHONY: help demo test models card playground font bench bench-speed bench-negative \
-	bench-quality lint clean
+.PHONY: help demo test lint cards models card playground font \
+	bench bench-speed bench-negative bench-quality lab clean
 
 help:
-	@echo "make demo     see a bad version at work: a real ComfyUI, tiny models, no GPU"
-	@echo "make test     check style and run all tests, on ComfyUI $(newest) and $(oldest)"
-	@echo "make models   train the tiny models of demo and tests anew"
-	@echo "make card     measure the tiny models, and write lab/assets/README.md and EMOJI.md"
-	@echo "make font     take the letters of the pack's drawings out of the system's fonts anew"
-	@echo "make playground  train the models of the playground anew, a few minutes"
-	@echo "make bench    measure guidance: bench-speed is its part on time and memory,"
-	@echo "              bench-negative on negative prompts, and on one share for all bad versions,"
-	@echo "              bench-quality on how good pictures become; it writes docs/results.md (hours)"
-	@echo "make lint     check style only"
-	@echo "make clean    delete what was set up (build/)"
+	@echo "make demo            draw emoji with and without guidance, on a CPU, in a minute or two"
+	@echo "make test            check style and run all tests, on ComfyUI $(newest) and $(oldest)"
+	@echo "make lint            check style only"
 	@echo
-	@echo "PYTHON=...        the Python to set up with (default: $(PYTHON))"
-	@echo "COMFYUI_PATH=...  a ComfyUI of your own to run on"
+	@echo "make cards           draw the pictures of the README and of the workflows again"
+	@echo "make models          train the tiny models again, then make card (hours)"
+	@echo "make card            measure the tiny models; writes README.md and EMOJI.md in lab/assets"
+	@echo "make playground      train the models of the playground again (minutes)"
+	@echo "make font            cut the pack's fonts from the system's fonts again"
+	@echo
+	@echo "make bench           run all three benchmarks (hours):"
+	@echo "make bench-speed     measure time and memory"
+	@echo "make bench-negative  compare negative prompts, and scales with shares of the distance"
+	@echo "make bench-quality   compare all ways to guide; writes docs/results.md"
+	@echo "make lab RUN=...     run a module of lab/ with its arguments, such as"
+	@echo "                     RUN=\"bench.speed --case base\""
+	@echo
+	@echo "make clean           delete what was set up (build/)"
+	@echo
+	@echo "PYTHON=...           the Python to set up with (default: $(PYTHON))"
+	@echo "COMFYUI_PATH=...     run on this ComfyUI instead of a downloaded one"
 
 demo:
 	@$(set_up)
 	@$(in_lab) -m demo
 
+cards:
+	@$(set_up)
+	@$(in_lab) -m demo --readme
+
 # With one thread they make the same weights and the same figures again.
-models card: export OMP_NUM_THREADS = 1
+models card playground: export OMP_NUM_THREADS = 1
 models:
 	@$(set_up)
 	$(in_lab) -m digits.train
@@ -46,15 +57,13 @@ card:
 	$(in_lab) -m digits.evaluate
 	$(in_lab) -m emoji.evaluate
 
-font:
-	@$(set_up)
-	$(in_lab) -m fonts.subset
-
-# With one thread it makes the same weights again.
-playground: export OMP_NUM_THREADS = 1
 playground:
 	@$(set_up)
 	$(python) -m playground.training
+
+font:
+	@$(set_up)
+	$(in_lab) -m fonts.subset
 
 bench: bench-speed bench-negative bench-quality
 
@@ -69,6 +78,10 @@ bench-negative:
 bench-quality:
 	@$(set_up)
 	$(in_lab) -m bench.quality
+
+lab:
+	@$(set_up)
+	$(in_lab) -m $(RUN)
 
 lint:
 	@$(set_up)

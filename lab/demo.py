@@ -3,9 +3,9 @@
 Draws emoji of ten kinds five times from the same noise: without guidance, with an empty negative
 prompt, away from a bad version that the model makes of itself, away from the model as it was after
 a fifth of its training, and from that and the negative prompt. The graph is
-lab/node_pack/workflows/bad_version_emoji.json, and only its guider is changed from one way to the next. Puts the
-pictures on one sheet, build/demo/sheet.png, and lets a classifier that has only ever seen real
-emoji read them.
+bad_version_emoji.json in node_pack/workflows, and only its guider is changed from one way to the
+next. Puts the pictures on one sheet, build/demo/sheet.png, and lets a classifier that has only ever
+seen real emoji read them.
 
     make demo     # the sheet
     make cards    # the pictures of README and workflows, too
