@@ -20,13 +20,21 @@ from typing import Any
 from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageOps
 
 from comfyui.install import ROOT
+from comfyui.library import PROMPTS_PACK
 from comfyui.server import Server
 from comfyui.workflow import Prompt, to_prompt
 from sheet import DIM_TEXT, GROUND, TEXT
 
-# Templates for artists, and graphs that need the laboratory's node pack.
-FOLDERS = (ROOT / "workflows", ROOT / "lab" / "node_pack" / "workflows")
-WORKFLOWS = dict(sorted((path.stem, path) for folder in FOLDERS for path in folder.glob("*.json")))
+# Each node pack's own templates: those for artists, and those that draw with the tiny models.
+FOR_ARTISTS = ROOT / "workflows"
+OF_TINY_MODELS = PROMPTS_PACK / "workflows"
+WORKFLOWS = dict(
+    sorted(
+        (path.stem, path)
+        for folder in (FOR_ARTISTS, OF_TINY_MODELS)
+        for path in folder.glob("*.json")
+    )
+)
 
 # In pixels.
 SIDE = 512

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 import cards
-from comfyui.install import ROOT
+from comfyui.install import ROOT, comfyui_path, linked_pack
+from comfyui.library import PROMPTS_PACK
 from comfyui.page import ComfyPage
 
 pytestmark = pytest.mark.server
@@ -89,6 +90,16 @@ def test_template_browser_shows_the_cards_with_their_pictures(page_in):
     # The template browser itself is the one dialog.
     assert page.problems() == [page.page.get_by_role("dialog").inner_text()]
     page.close_dialog()
+
+
+def test_each_pack_offers_its_own_templates(server, page_in):
+    offered = page_in("en").page.request.get(f"{server.url}/workflow_templates").json()
+    pack = linked_pack(comfyui_path()).name
+    for name, folder in {
+        pack: cards.FOR_ARTISTS,
+        PROMPTS_PACK.name: cards.OF_TINY_MODELS,
+    }.items():
+        assert sorted(offered[name]) == sorted(path.stem for path in folder.glob("*.json"))
 
 
 def test_opens_without_problems(shown):

@@ -61,6 +61,13 @@ def test_every_workflow_is_tested():
     assert sorted(NAMES) == list(cards.WORKFLOWS)
 
 
+@each_workflow
+def test_only_templates_of_the_tiny_models_need_their_node_pack(name):
+    kinds = {node["type"] for node in SAVED[name]["nodes"]}
+    of_tiny_models = cards.WORKFLOWS[name].parent == cards.OF_TINY_MODELS
+    assert bool(kinds & cards.SUBJECTS.keys()) == of_tiny_models
+
+
 @pytest.mark.parametrize("number", range(3))
 @each_workflow_of_one_subject
 def test_workflow_draws_what_was_asked_for(server, prompt_of, name, number):
