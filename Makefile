@@ -10,7 +10,7 @@ in_lab := cd lab && PYTHONPATH=../tests ../$(python)
 newest := 0.3.75
 oldest := 0.3.52
 
-.PHONY: help demo test models card playground font bench bench-speed bench-negative \
+.PHONY: help demo test models card playground font texts bench bench-speed bench-negative \
 	bench-quality lint clean
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make models   train the tiny models of demo and tests anew"
 	@echo "make card     measure the tiny models, and write lab/assets/README.md and EMOJI.md"
 	@echo "make font     take the letters of the pack's drawings out of the system's fonts anew"
+	@echo "make texts    write the help pages and README's tables from the nodes' texts and docs/help"
 	@echo "make playground  train the models of the playground anew, a few minutes"
 	@echo "make bench    measure guidance: bench-speed is its part on time and memory,"
 	@echo "              bench-negative on negative prompts, and on one share for all bad versions,"
@@ -49,6 +50,10 @@ card:
 font:
 	@$(set_up)
 	$(in_lab) -m fonts.subset
+
+texts:
+	@$(set_up)
+	@$(in_lab) -m texts
 
 # With one thread it makes the same weights again.
 playground: export OMP_NUM_THREADS = 1
