@@ -13,6 +13,13 @@ from texts import chinese_labels, english_labels, page_path
 # What ComfyUI's own Chinese leaves in Latin letters.
 SAME_IN_CHINESE = {"CFG", "VAE"}
 
+# What help pages set in bold beside inputs and outputs of the pack: those of ComfyUI's own nodes,
+# what a guider shows on itself, what the playground measures.
+SHOWN = {
+    "en": {"noise_seed", "sigma", "push", "outliers", "coverage"},
+    "zh": {"离群", "覆盖"},
+}
+
 
 @pytest.fixture
 def schemas(pack) -> dict[str, Any]:
@@ -120,6 +127,19 @@ def test_help_names_the_numbers_of_the_tooltips(schemas, language):
         named = numbers(help_page(language, node_id))
         for part in schema.inputs:
             assert numbers(part.tooltip) <= named, f"{node_id}, {part.id}"
+
+
+@pytest.mark.parametrize(
+    ("language", "name"), [("en", r"[a-z]\w*"), ("zh", r".*[\u4e00-\u9fff].*")], ids=["en", "zh"]
+)
+def test_help_names_what_there_is(labels, language, name):
+    """An input that was renamed must not live on in the help of another node."""
+    there = set(SHOWN[language])
+    for node in labels[language].values():
+        there |= {part["name"] for part in [*node["inputs"].values(), *node["outputs"].values()]}
+    for node_id in labels[language]:
+        bold = re.findall(r"\*\*([^*]+)\*\*", help_page(language, node_id))
+        assert {each for each in bold if re.fullmatch(name, each)} <= there, node_id
 
 
 def test_help_has_the_same_sections_and_papers_in_both_languages(schemas):
