@@ -9,9 +9,10 @@ web/docs/ and the tables of README.md that stand between comments.
 
 A file docs/help/<language>/<node id>.md begins with what follows the description; then come
 sections. The section of inputs and that of outputs may hold a part `### name` for what is to
-follow the tooltip of that input or output. A line `{{name}}` stands for the text of
-docs/help/<language>/shared/name.md. How blocks are named follows the inputs by itself where one of
-them is `blocks`.
+follow the tooltip of that input or output. Where a tooltip ends with "one: … other: …" for all
+choices of a widget, they become a list; where it does not, such a part lists them. A line
+`{{name}}` stands for the text of docs/help/<language>/shared/name.md. How blocks are named follows
+the inputs by itself where one of them is `blocks`.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class Language:
         code: as ComfyUI calls the language.
         inputs, outputs: headings of these sections.
         entry, optional_entry: of an input or output with its `name`, `id` and `text`.
+        choice: one of a widget, with what it does.
         default, between: of a widget.
         on, off: of a switch.
     """
@@ -66,6 +68,7 @@ class Language:
     outputs: str
     entry: str
     optional_entry: str
+    choice: str
     default: str
     between: str
     on: str
@@ -78,6 +81,7 @@ ENGLISH = Language(
     outputs="Outputs",
     entry="**{name}** – {text}",
     optional_entry="**{name}** (optional) – {text}",
+    choice="- `{}`: {}",
     default=" Default: {}.",
     between=" Default: {}, from {} to {}.",
     on="on",
@@ -89,6 +93,7 @@ ZH = Language(
     outputs="输出",
     entry="**{name}**（{id}）：{text}",
     optional_entry="**{name}**（{id}，可选）：{text}",
+    choice="- `{}`：{}",
     default="默认值：{}。",
     between="默认值：{}，范围 {} 到 {}。",
     on="开",
@@ -170,7 +175,7 @@ def help_page(schema: Any, labels: Mapping[str, Any], language: Language) -> str
                 where = f"{source.relative_to(ROOT)}, {heading}"
                 raise TextError(f"{where}: {sorted(unknown)}, which the node does not have.")
             for name, entry in entries.items():
-                parts += [entry, notes.get(name, "")]
+                parts += [*entry, notes.get(name, "")]
             parts.append(after)
             if heading == language.inputs and "blocks" in entries:
                 parts.append(shared("blocks", language.code))
@@ -190,24 +195,41 @@ def title(schema: Any, labels: Mapping[str, Any]) -> str:
 
 def input_entries(
     schema: Any, labels: Mapping[str, Any], language: Language
-) -> Iterator[tuple[str, str]]:
-    """What the page says of each input, by its id."""
+) -> Iterator[tuple[str, list[str]]]:
+    """What the page says of each input, by its id: a paragraph, and its choices where they are."""
     for each in schema.inputs:
         said = labels["inputs"][each.id]
         form = language.optional_entry if each.optional else language.entry
-        text = escaped(said["tooltip"]) + values(each, language)
-        yield each.id, form.format(name=said["name"], id=each.id, text=text)
+        text, choices = without_choices(escaped(said["tooltip"]), getattr(each, "options", None))
+        text = form.format(name=said["name"], id=each.id, text=text + values(each, language))
+        yield each.id, [text, "\n".join(language.choice.format(*one) for one in choices)]
 
 
 def output_entries(
     schema: Any, labels: Mapping[str, Any], language: Language
-) -> Iterator[tuple[str, str]]:
+) -> Iterator[tuple[str, list[str]]]:
     """What the page says of each output, by its name."""
     for number, each in enumerate(schema.outputs):
         said = labels["outputs"][str(number)]
         name = each.display_name
         text = escaped(said["tooltip"])
-        yield name, language.entry.format(name=said["name"], id=name, text=text)
+        yield name, [language.entry.format(name=said["name"], id=name, text=text)]
+
+
+def without_choices(
+    tooltip: str, options: Sequence[str] | None
+) -> tuple[str, list[tuple[str, str]]]:
+    """A tooltip that ends with "one: … other: …" for all choices of a widget, in two parts.
+
+    Returns:
+        What stands before them, and each choice with what is said of it. Any other tooltip stays
+        in one piece.
+    """
+    names = "|".join(re.escape(option) for option in options or [])
+    text, *parts = re.split(rf"\s*\b({names})[:：]\s*", tooltip) if names else [tooltip]
+    if set(parts[::2]) != set(options or []):
+        return tooltip, []
+    return text, list(zip(parts[::2], parts[1::2], strict=True))
 
 
 def values(widget: Any, language: Language) -> str:

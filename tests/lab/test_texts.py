@@ -47,3 +47,11 @@ def test_parts_of_a_text():
 def test_first_sentence_ends_where_another_begins():
     text = "Fits SD1.5, i.e. most. Flux too."
     assert texts.first_sentence(text) == "Fits SD1.5, i.e. most."
+
+
+def test_choices_of_a_tooltip_become_a_list():
+    tooltip = "What it does. soft: a little. very hard: a lot."
+    choices = [("soft", "a little."), ("very hard", "a lot.")]
+    assert texts.without_choices(tooltip, ["soft", "very hard"]) == ("What it does.", choices)
+    assert texts.without_choices(tooltip, ["soft", "very hard", "other"]) == (tooltip, [])
+    assert texts.without_choices(tooltip, None) == (tooltip, [])
