@@ -10,7 +10,7 @@ in_lab := cd lab && PYTHONPATH=../tests ../$(python)
 newest := 0.3.75
 oldest := 0.3.52
 
-.PHONY: help demo test lint cards models card playground font \
+.PHONY: help demo test lint cards texts models card playground font \
 	bench bench-speed bench-negative bench-quality lab clean
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make lint            check style only"
 	@echo
 	@echo "make cards           draw the pictures of the README and of the workflows again"
+	@echo "make texts           write the help pages and the README's tables from the nodes and docs/help"
 	@echo "make models          train the tiny models again, then make card (hours)"
 	@echo "make card            measure the tiny models; writes README.md and EMOJI.md in lab/assets"
 	@echo "make playground      train the models of the playground again (minutes)"
@@ -60,6 +61,10 @@ card:
 playground:
 	@$(set_up)
 	$(python) -m playground.training
+
+texts:
+	@$(set_up)
+	@$(in_lab) -m texts
 
 font:
 	@$(set_up)

@@ -8,10 +8,17 @@ from typing import Any
 import pytest
 
 from comfyui.install import ROOT
-from support.labels import node_labels
+from texts import chinese_labels, english_labels, page_path
 
 # What ComfyUI's own Chinese leaves in Latin letters.
 SAME_IN_CHINESE = {"CFG", "VAE"}
+
+# What help pages set in bold beside inputs and outputs of the pack: those of ComfyUI's own nodes,
+# what a guider shows on itself, what the playground measures.
+SHOWN = {
+    "en": {"noise_seed", "sigma", "push", "outliers", "coverage"},
+    "zh": {"离群", "覆盖"},
+}
 
 
 @pytest.fixture
@@ -19,6 +26,12 @@ def schemas(pack) -> dict[str, Any]:
     """What every node of the pack says about itself, by node id."""
     schemas = [node.define_schema() for node in pack.NODES]
     return {schema.node_id: schema for schema in schemas}
+
+
+@pytest.fixture
+def labels(schemas) -> dict[str, dict[str, Any]]:
+    """What an artist reads on the nodes, by language and node id."""
+    return {"en": english_labels(schemas.values()), "zh": chinese_labels()}
 
 
 def texts(tree: dict[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
@@ -32,46 +45,38 @@ def texts(tree: dict[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
 
 
 def help_page(language: str, node_id: str) -> str:
-    name = {"en": f"{node_id}.md", "zh": f"{node_id}/zh.md"}[language]
-    return (ROOT / "web" / "docs" / name).read_text(encoding="utf-8")
+    return page_path(language, node_id).read_text(encoding="utf-8")
 
 
 def numbers(text: str) -> set[str]:
     return set(re.findall(r"\d+(?:\.\d+)?", text))
 
 
-def test_english_says_what_the_nodes_say(schemas):
-    assert node_labels("en") == {
-        node_id: {
-            "display_name": schema.display_name,
-            "description": schema.description,
-            "inputs": {i.id: {"name": i.id, "tooltip": i.tooltip} for i in schema.inputs},
-            "outputs": {
-                str(number): {"name": output.display_name, "tooltip": output.tooltip}
-                for number, output in enumerate(schema.outputs)
-            },
-        }
-        for node_id, schema in schemas.items()
-    }
+def test_english_is_what_the_nodes_say(schemas, labels):
+    """The page shows the nodes' own texts, unless a file of the pack says something else."""
+    assert not (ROOT / "locales" / "en").exists()
+    assert all(text and text.strip() for _, text in texts(labels["en"]))
+    for node_id, schema in schemas.items():
+        assert [i.display_name for i in schema.inputs] == [None] * len(schema.inputs), node_id
 
 
-def test_chinese_has_the_texts_that_english_has():
-    english, chinese = (dict(texts(node_labels(language))) for language in ("en", "zh"))
+def test_chinese_has_the_texts_that_english_has(labels):
+    english, chinese = (dict(texts(labels[language])) for language in ("en", "zh"))
     assert chinese.keys() == english.keys()
     for where, text in chinese.items():
         assert re.search(r"[\u4e00-\u9fff]", text) or text in SAME_IN_CHINESE, where
 
 
-def test_chinese_names_the_numbers_that_english_names():
+def test_chinese_names_the_numbers_that_english_names(labels):
     """Useful ranges and defaults change now and then, and must do so in both languages."""
-    english, chinese = (dict(texts(node_labels(language))) for language in ("en", "zh"))
+    english, chinese = (dict(texts(labels[language])) for language in ("en", "zh"))
     differing = [where for where in english if numbers(english[where]) != numbers(chinese[where])]
     assert differing == []
 
 
-def test_nodes_have_names_of_their_own():
-    for language in ("en", "zh"):
-        names = [node["display_name"] for node in node_labels(language).values()]
+def test_nodes_have_names_of_their_own(labels):
+    for each in labels.values():
+        names = [node["display_name"] for node in each.values()]
         assert len(set(names)) == len(names)
 
 
@@ -107,8 +112,8 @@ def test_help_says_which_inputs_are_optional(schemas):
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
-def test_help_has_the_title_and_the_labels_of_the_node(language):
-    for node_id, node in node_labels(language).items():
+def test_help_has_the_title_and_the_labels_of_the_node(labels, language):
+    for node_id, node in labels[language].items():
         page = help_page(language, node_id)
         title = page.splitlines()[0]
         assert title.startswith(f"# {node['display_name']}"), node_id
@@ -122,6 +127,19 @@ def test_help_names_the_numbers_of_the_tooltips(schemas, language):
         named = numbers(help_page(language, node_id))
         for part in schema.inputs:
             assert numbers(part.tooltip) <= named, f"{node_id}, {part.id}"
+
+
+@pytest.mark.parametrize(
+    ("language", "name"), [("en", r"[a-z]\w*"), ("zh", r".*[\u4e00-\u9fff].*")], ids=["en", "zh"]
+)
+def test_help_names_what_there_is(labels, language, name):
+    """An input that was renamed must not live on in the help of another node."""
+    there = set(SHOWN[language])
+    for node in labels[language].values():
+        there |= {part["name"] for part in [*node["inputs"].values(), *node["outputs"].values()]}
+    for node_id in labels[language]:
+        bold = re.findall(r"\*\*([^*]+)\*\*", help_page(language, node_id))
+        assert {each for each in bold if re.fullmatch(name, each)} <= there, node_id
 
 
 def test_help_has_the_same_sections_and_papers_in_both_languages(schemas):

@@ -1,14 +1,29 @@
-"""What the nodes say to an artist, in each language of the page."""
+"""What the nodes say to an artist, as a server tells it."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from typing import Any
 
-from comfyui.install import ROOT
 
-
-def node_labels(language: str) -> dict[str, Any]:
-    """Names, descriptions and tooltips of all nodes, by node id."""
-    path = ROOT / "locales" / language / "nodeDefs.json"
-    return json.loads(path.read_text(encoding="utf-8"))
+def told_labels(object_info: Mapping[str, Any]) -> dict[str, Any]:
+    """English names, descriptions and tooltips by node id, in the form of a nodeDefs.json."""
+    return {
+        node_id: {
+            "display_name": node["display_name"],
+            "description": node["description"],
+            "inputs": {
+                name: {"name": name, "tooltip": options.get("tooltip")}
+                for kind in ("required", "optional")
+                for name, (_, options) in node["input"].get(kind, {}).items()
+            },
+            "outputs": {
+                str(number): {"name": name, "tooltip": tooltip}
+                for number, (name, tooltip) in enumerate(
+                    zip(node["output_name"], node["output_tooltips"], strict=True)
+                )
+            },
+        }
+        for node_id, node in object_info.items()
+        if node["category"].split("/")[0] == "bad version"
+    }

@@ -8,15 +8,21 @@ from typing import Any
 
 import pytest
 
-from comfyui.install import ROOT
 from comfyui.page import ComfyPage
-from support.labels import node_labels
+from support.labels import told_labels
+from texts import chinese_labels, page_path
 
 pytestmark = pytest.mark.server
 
 
-NODE_IDS = list(node_labels("en"))
+NODE_IDS = list(chinese_labels())
 LANGUAGES = ("en", "zh")
+
+
+@pytest.fixture(scope="module")
+def labels(server) -> dict[str, dict[str, Any]]:
+    """What the page has to show, by language and node id."""
+    return {"en": told_labels(server.object_info()), "zh": chinese_labels()}
 
 
 @dataclass(frozen=True)
@@ -32,13 +38,15 @@ class Shown:
 
 # One list of both, so that all nodes are shown in one language, then in the other.
 @pytest.fixture(scope="module", params=itertools.product(LANGUAGES, NODE_IDS), ids="-".join)
-def shown(request: pytest.FixtureRequest, page_in: Callable[[str], ComfyPage]) -> Shown:
+def shown(
+    request: pytest.FixtureRequest,
+    page_in: Callable[[str], ComfyPage],
+    labels: dict[str, dict[str, Any]],
+) -> Shown:
     language, node_id = request.param
     page = page_in(language)
     page.clear()
-    return Shown(
-        page, page.add_node(node_id, 0, 0), node_id, language, node_labels(language)[node_id]
-    )
+    return Shown(page, page.add_node(node_id, 0, 0), node_id, language, labels[language][node_id])
 
 
 def test_every_node_is_tested(server):
@@ -73,10 +81,23 @@ def test_tooltips(shown):
     assert shown.page.output_tooltip(shown.number, 0) == shown.texts["outputs"]["0"]["tooltip"]
 
 
+def test_page_falls_back_to_what_the_nodes_say(page_in, labels):
+    """In a language that the pack has no labels in, as in English."""
+    page = page_in("fr")
+    page.clear()
+    texts = labels["en"]["BadVersionGuider"]
+    number = page.add_node("BadVersionGuider", 0, 0)
+    (node,) = page.nodes()
+    assert node["title"] == texts["display_name"]
+    assert sorted(node["inputs"]) == sorted(texts["inputs"])
+    tooltips = {name: page.input_tooltip(number, name) for name in texts["inputs"]}
+    assert tooltips == {name: text["tooltip"] for name, text in texts["inputs"].items()}
+    assert page.help(number).splitlines()[0] == texts["display_name"]
+
+
 def headings(node_id: str, language: str) -> list[str]:
     """The headings of a node's help page."""
-    name = {"en": f"{node_id}.md", "zh": f"{node_id}/zh.md"}[language]
-    source = (ROOT / "web" / "docs" / name).read_text(encoding="utf-8")
+    source = page_path(language, node_id).read_text(encoding="utf-8")
     found = re.findall(r"^#+ (.+)$", source, re.MULTILINE)
     assert len(found) >= 4
     return found
@@ -117,10 +138,10 @@ SEARCHES = [
 
 
 @pytest.mark.parametrize(("language", "text", "node_ids"), SEARCHES)
-def test_search_offers_the_nodes(page_in, language, text, node_ids):
+def test_search_offers_the_nodes(page_in, labels, language, text, node_ids):
     page = page_in(language)
     page.clear()
-    texts = node_labels(language)
+    texts = labels[language]
     titles = {texts[node_id]["display_name"] for node_id in node_ids}
     chosen = min(node_ids)
     offered = page.search(text, texts[chosen]["display_name"])

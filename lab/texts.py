@@ -1,0 +1,354 @@
+"""Writes what is derived from the nodes' own texts, so that every sentence is written once.
+
+    make texts
+
+Three places are written by hand: the schemas of the nodes (English names and tooltips, which
+ComfyUI's page shows wherever there is no translation), locales/zh/nodeDefs.json (the same in
+Chinese), and docs/help/ (what a help page says beyond these). From them come the help pages in
+web/docs/ and the tables of README.md that stand between comments.
+
+A file docs/help/<language>/<node id>.md begins with what follows the description; then come
+sections. The section of inputs and that of outputs may hold a part `### name` for what is to
+follow the tooltip of that input or output. Where a tooltip ends with "one: … other: …" for all
+choices of a widget, they become a list; where it does not, such a part lists them. A line
+`{{name}}` stands for the text of docs/help/<language>/shared/name.md. How blocks are named follows
+the inputs by itself where one of them is `blocks`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from comfyui import library
+from comfyui.install import ROOT, SetupError, comfyui_path
+from tabular import markdown_table
+
+HELP = ROOT / "docs" / "help"
+PAGES = ROOT / "web" / "docs"
+README = ROOT / "README.md"
+CHINESE = ROOT / "locales" / "zh" / "nodeDefs.json"
+
+# What is said in a language, by node id: names, descriptions and tooltips, as in nodeDefs.json.
+Labels = Mapping[str, Mapping[str, Any]]
+
+NOTICE = "<!-- Written by `make texts`: see lab/texts.py for where each part comes from. -->"
+SHARED = re.compile(r"^\{\{(\w+)\}\}$", re.MULTILINE)
+# More than an artist counts to: the range of a seed says nothing.
+ENDLESS = 2**32
+
+
+class TextError(Exception):
+    """What is written by hand does not fit the nodes; the message says where."""
+
+
+@dataclass(frozen=True)
+class Language:
+    """How a help page is put together in one language.
+
+    Attributes:
+        code: as ComfyUI calls the language.
+        inputs, outputs: headings of these sections.
+        entry, optional_entry: of an input or output with its `name`, `id` and `text`.
+        choice: one of a widget, with what it does.
+        default, between: of a widget.
+        on, off: of a switch.
+    """
+
+    code: str
+    inputs: str
+    outputs: str
+    entry: str
+    optional_entry: str
+    choice: str
+    default: str
+    between: str
+    on: str
+    off: str
+
+
+ENGLISH = Language(
+    code="en",
+    inputs="Inputs",
+    outputs="Outputs",
+    entry="**{name}** – {text}",
+    optional_entry="**{name}** (optional) – {text}",
+    choice="- `{}`: {}",
+    default=" Default: {}.",
+    between=" Default: {}, from {} to {}.",
+    on="on",
+    off="off",
+)
+ZH = Language(
+    code="zh",
+    inputs="输入",
+    outputs="输出",
+    entry="**{name}**（{id}）：{text}",
+    optional_entry="**{name}**（{id}，可选）：{text}",
+    choice="- `{}`：{}",
+    default="默认值：{}。",
+    between="默认值：{}，范围 {} 到 {}。",
+    on="开",
+    off="关",
+)
+LANGUAGES = {language.code: language for language in (ENGLISH, ZH)}
+
+
+def english_labels(schemas: Iterable[Any]) -> dict[str, dict[str, Any]]:
+    """What the nodes say of themselves, in the form of a nodeDefs.json."""
+    return {
+        schema.node_id: {
+            "display_name": schema.display_name,
+            "description": schema.description,
+            "inputs": {i.id: {"name": i.id, "tooltip": i.tooltip} for i in schema.inputs},
+            "outputs": {
+                str(number): {"name": output.display_name, "tooltip": output.tooltip}
+                for number, output in enumerate(schema.outputs)
+            },
+        }
+        for schema in schemas
+    }
+
+
+def chinese_labels() -> dict[str, dict[str, Any]]:
+    """The same in Chinese, as it is written by hand."""
+    return json.loads(CHINESE.read_text(encoding="utf-8"))
+
+
+def derived(schemas: Sequence[Any]) -> dict[Path, str]:
+    """Every derived file of the repository with its text.
+
+    Raises:
+        TextError: for a node without help, or help for what no node has.
+    """
+    labels = {"en": english_labels(schemas), "zh": chinese_labels()}
+    texts = {README: with_tables(README.read_text(encoding="utf-8"), schemas)}
+    for schema in schemas:
+        for code, language in LANGUAGES.items():
+            page = help_page(schema, labels[code][schema.node_id], language)
+            texts[page_path(code, schema.node_id)] = page
+    for code in LANGUAGES:
+        unknown = {path.stem for path in (HELP / code).glob("*.md")} - labels["en"].keys()
+        if unknown:
+            raise TextError(f"docs/help/{code} has help for {sorted(unknown)}, which are no nodes.")
+    return texts
+
+
+def page_path(code: str, node_id: str) -> Path:
+    """Where ComfyUI looks for the help of a node."""
+    return PAGES / (f"{node_id}.md" if code == "en" else f"{node_id}/{code}.md")
+
+
+# Help pages
+
+
+def help_page(schema: Any, labels: Mapping[str, Any], language: Language) -> str:
+    """The help page of a node: what its labels say, around what is written by hand."""
+    source = HELP / language.code / f"{schema.node_id}.md"
+    if not source.is_file():
+        raise TextError(f"{source.relative_to(ROOT)} is missing.")
+    written = with_shared(source.read_text(encoding="utf-8"), language.code)
+    beginning, sections = split(written, "## ")
+    needed = {language.inputs, language.outputs}
+    if not needed <= sections.keys():
+        raise TextError(f"{source.relative_to(ROOT)} lacks '## ' with {needed - sections.keys()}.")
+    parts = [f"# {title(schema, labels)}", NOTICE, escaped(labels["description"]), beginning]
+    for heading, text in sections.items():
+        parts.append(f"## {heading}")
+        if heading in needed:
+            entries = dict(
+                input_entries(schema, labels, language)
+                if heading == language.inputs
+                else output_entries(schema, labels, language)
+            )
+            after, notes = split(text, "### ")
+            unknown = notes.keys() - entries.keys()
+            if unknown:
+                where = f"{source.relative_to(ROOT)}, {heading}"
+                raise TextError(f"{where}: {sorted(unknown)}, which the node does not have.")
+            for name, entry in entries.items():
+                parts += [*entry, notes.get(name, "")]
+            parts.append(after)
+            if heading == language.inputs and "blocks" in entries:
+                parts.append(shared("blocks", language.code))
+        else:
+            parts.append(text)
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def title(schema: Any, labels: Mapping[str, Any]) -> str:
+    """The name of the node, behind a Chinese one the English one, which errors use."""
+    name = labels["display_name"]
+    if name == schema.display_name:
+        return name
+    # A paper's word behind a name is in the Chinese one already.
+    return f"{name}（{re.sub(r' [(].+[)]$', '', schema.display_name)}）"
+
+
+def input_entries(
+    schema: Any, labels: Mapping[str, Any], language: Language
+) -> Iterator[tuple[str, list[str]]]:
+    """What the page says of each input, by its id: a paragraph, and its choices where they are."""
+    for each in schema.inputs:
+        said = labels["inputs"][each.id]
+        form = language.optional_entry if each.optional else language.entry
+        text, choices = without_choices(escaped(said["tooltip"]), getattr(each, "options", None))
+        text = form.format(name=said["name"], id=each.id, text=text + values(each, language))
+        yield each.id, [text, "\n".join(language.choice.format(*one) for one in choices)]
+
+
+def output_entries(
+    schema: Any, labels: Mapping[str, Any], language: Language
+) -> Iterator[tuple[str, list[str]]]:
+    """What the page says of each output, by its name."""
+    for number, each in enumerate(schema.outputs):
+        said = labels["outputs"][str(number)]
+        name = each.display_name
+        text = escaped(said["tooltip"])
+        yield name, [language.entry.format(name=said["name"], id=name, text=text)]
+
+
+def without_choices(
+    tooltip: str, options: Sequence[str] | None
+) -> tuple[str, list[tuple[str, str]]]:
+    """A tooltip that ends with "one: … other: …" for all choices of a widget, in two parts.
+
+    Returns:
+        What stands before them, and each choice with what is said of it. Any other tooltip stays
+        in one piece.
+    """
+    names = "|".join(re.escape(option) for option in options or [])
+    text, *parts = re.split(rf"\s*\b({names})[:：]\s*", tooltip) if names else [tooltip]
+    if set(parts[::2]) != set(options or []):
+        return tooltip, []
+    return text, list(zip(parts[::2], parts[1::2], strict=True))
+
+
+def values(widget: Any, language: Language) -> str:
+    """The default of a widget and its range, where it has them."""
+    default = getattr(widget, "default", None)
+    if default is None or default == "":
+        return ""
+    if isinstance(default, bool):
+        return language.default.format(language.on if default else language.off)
+    if isinstance(default, str):
+        return language.default.format(f"`{default}`")
+    if widget.min is None or widget.max is None or widget.max >= ENDLESS:
+        return language.default.format(plain(default))
+    return language.between.format(*map(plain, (default, widget.min, widget.max)))
+
+
+def plain(number: float) -> str:
+    """A number as one writes it by hand."""
+    text = format(Decimal(repr(number)), "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def escaped(text: str) -> str:
+    """A label's text, without what Markdown would read into it."""
+    return re.sub(r"([*<|])", r"\\\1", text)
+
+
+def split(text: str, mark: str) -> tuple[str, dict[str, str]]:
+    """A text as what stands before the first heading that begins so, and what is below each."""
+    beginning, *parts = re.split(f"^{mark}(.+)$", text, flags=re.MULTILINE)
+    return beginning.strip(), {
+        heading: part.strip("\n") for heading, part in zip(parts[::2], parts[1::2], strict=True)
+    }
+
+
+def with_shared(text: str, code: str) -> str:
+    """The text with what it shares with other pages put in."""
+    return SHARED.sub(lambda found: shared(found[1], code), text)
+
+
+def shared(name: str, code: str) -> str:
+    """What several pages say."""
+    path = HELP / code / "shared" / f"{name}.md"
+    if not path.is_file():
+        raise TextError(f"{path.relative_to(ROOT)} is missing.")
+    return path.read_text(encoding="utf-8").strip("\n")
+
+
+# README
+
+
+def with_tables(readme: str, schemas: Sequence[Any]) -> str:
+    """The README with its tables of nodes made anew."""
+    nodes = {schema.node_id: schema for schema in schemas}
+
+    def node_table(names: str) -> str:
+        shown = [s for s in schemas if s.category.split("/")[-1] in names.split(", ")]
+        if not shown:
+            raise TextError(f"README.md has a table of {names}, a category without nodes.")
+        rows = [(linked(schema), escaped(first_sentence(schema.description))) for schema in shown]
+        return markdown_table(("node", "what it does"), rows)
+
+    def input_table(node_id: str) -> str:
+        inputs = nodes[node_id].inputs
+        rows = [
+            (
+                f"`{each.id}`" + " *optional*" * bool(each.optional),
+                escaped(first_sentence(each.tooltip)),
+            )
+            for each in inputs
+        ]
+        return markdown_table(("input", "what it is for"), rows)
+
+    for kind, table in (("nodes", node_table), ("inputs", input_table)):
+        readme = re.sub(
+            rf"(<!-- {kind}: (.+?) -->\n).*?(<!-- end -->)",
+            lambda found, table=table: f"{found[1]}\n{table(found[2])}\n\n{found[3]}",
+            readme,
+            flags=re.DOTALL,
+        )
+    return readme
+
+
+def linked(schema: Any) -> str:
+    """The name of a node, as a link to its help."""
+    page = page_path("en", schema.node_id).relative_to(ROOT).as_posix()
+    return f"[{escaped(schema.display_name)}]({page})"
+
+
+def first_sentence(text: str) -> str:
+    """The first sentence of a description or a tooltip, with one on a number such as 1 for off."""
+    return re.split(r"(?<=[.]) (?=[A-Z])", text, maxsplit=1)[0]
+
+
+def load_schemas(base: Path) -> list[Any]:
+    """What every node of the pack says of itself, with `base` for ComfyUI's own folders."""
+    comfyui = comfyui_path()
+    library.prepare(comfyui, base)
+    library.load_pack(importlib.import_module("nodes"), library.pack_folder(comfyui))
+    return [node.define_schema() for node in library.loaded_pack(comfyui).NODES]
+
+
+def main() -> int:
+    """Write all that is derived, and delete pages of nodes that are no more."""
+    try:
+        with tempfile.TemporaryDirectory() as base:
+            texts = derived(load_schemas(Path(base)))
+    except (SetupError, library.LoadError, TextError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    for path in PAGES.rglob("*.md"):
+        if path not in texts:
+            path.unlink()
+    for path, text in texts.items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    print(f"Wrote {len(texts)} files.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
