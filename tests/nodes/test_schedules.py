@@ -1,4 +1,4 @@
-"""What the nodes of the shelf "schedule" take, what they refuse, and in which words."""
+"""What the nodes of the category "schedule" take, what they refuse, and in which words."""
 
 import math
 import random
