@@ -273,7 +273,7 @@ def _panel(canvas: Canvas, box: Box, window: Window, sigmas: tuple[float, ...]) 
     """A part of the plane, with both trees in it under each noise level of some."""
     left, top, right, bottom = box
     pixels = (round(right - left), round(bottom - top))
-    canvas.picture(box, _ground(window, pixels, sigmas))
+    canvas.paste(box, _ground(window, pixels, sigmas))
     return Axes(canvas, box, x=window[:2], y=window[2:])
 
 

@@ -219,15 +219,13 @@ def _strips(node: str, records: Sequence[Record], vae: VAE | None) -> list[Strip
     for record, kind, latents in rows:
         comfy.model_management.throw_exception_if_processing_interrupted()
         sigmas = record.sigma[record.thumbnails.calls].max(axis=1)
-        pictures = _pictures(node, latents, record.thumbnails.latent_format, vae)
-        strips.append(Strip(kind, record.name if len(records) > 1 else "", sigmas, pictures))
+        images = _images(node, latents, record.thumbnails.latent_format, vae)
+        strips.append(Strip(kind, record.name if len(records) > 1 else "", sigmas, images))
         progress.update(1)
     return strips
 
 
-def _pictures(
-    node: str, latents: Tensor, latent_format: LatentFormat, vae: VAE | None
-) -> np.ndarray:
+def _images(node: str, latents: Tensor, latent_format: LatentFormat, vae: VAE | None) -> np.ndarray:
     """Thumbnails ``[n, height, width, 3]``, 0 to 1, of latents; NaN where a push was off."""
     latents = latents.float()
     known = ~latents.flatten(1).isnan().any(dim=1)
@@ -237,9 +235,9 @@ def _pictures(
         drawn = _in_rough_colours(latents[known], latent_format)
     else:
         drawn = _decoded(node, latents[known], latent_format, vae)
-    pictures = np.full((len(latents), *drawn.shape[1:]), np.nan)
-    pictures[known.numpy()] = drawn
-    return pictures
+    images = np.full((len(latents), *drawn.shape[1:]), np.nan)
+    images[known.numpy()] = drawn
+    return images
 
 
 def _in_rough_colours(latents: Tensor, latent_format: LatentFormat) -> np.ndarray:
@@ -270,8 +268,8 @@ def _decoded(node: str, latents: Tensor, latent_format: LatentFormat, vae: VAE) 
         )
     if latent_format.latent_dimensions == 3:
         latents = latents.unsqueeze(2)
-    pictures = vae.decode(latent_format.process_out(latents))
-    return (pictures[:, 0] if pictures.ndim == 5 else pictures).clamp(0, 1).cpu().numpy()
+    images = vae.decode(latent_format.process_out(latents))
+    return (images[:, 0] if images.ndim == 5 else images).clamp(0, 1).cpu().numpy()
 
 
 class BadVersionGuidanceRecord(io.ComfyNode):

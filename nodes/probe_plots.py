@@ -40,7 +40,7 @@ _WORDS = {
         "before": "{}, before scale and shape",
         "whole": "both together",
         "with C": "{} and prediction",
-        "legs": "weak and negative",
+        "both": "weak and negative",
         "mean": "mean",
         "std": "standard deviation",
         "nothing": "None of this was recorded.",
@@ -61,7 +61,7 @@ _WORDS = {
         "before": "{}，乘强度和整形之前",
         "whole": "两者合计",
         "with C": "{}与预测",
-        "legs": "弱模型与负面",
+        "both": "弱模型与负面",
         "mean": "均值",
         "std": "标准差",
         "nothing": "没有记录到这一项。",
@@ -118,7 +118,7 @@ def _lengths(record: Record, words: dict[str, str], alone: bool) -> Iterator[_Cu
 def _cosines(record: Record, words: dict[str, str], alone: bool) -> Iterator[_Curve]:
     yield from _of_legs(lambda record, leg: leg.cosine, "with C")(record, words, alone)
     if alone and len(record.legs) == 2:
-        yield _Curve(words["legs"], record.cosine, _OF_BOTH)
+        yield _Curve(words["both"], record.cosine, _OF_BOTH)
 
 
 def _shifts(record: Record, words: dict[str, str], alone: bool) -> Iterator[_Curve]:
@@ -170,13 +170,13 @@ class Strip(NamedTuple):
         kind: "C", "weak", "negative" or "guided".
         name: of the run, where there are several.
         sigmas: ``[n]``, of the thumbnails.
-        pictures: ``[n, height, width, 3]``, 0 to 1; NaN where there is none.
+        images: ``[n, height, width, 3]``, 0 to 1; NaN where there is none.
     """
 
     kind: str
     name: str
     sigmas: np.ndarray
-    pictures: np.ndarray
+    images: np.ndarray
 
 
 def plot_records(
@@ -341,20 +341,20 @@ _LABEL_WIDTH, _GAP = 210, 6
 def _cell(strips: Sequence[Strip], width: int) -> tuple[float, float]:
     """Width and height of a thumbnail; all rows share them."""
     across = (width - 2 * _MARGIN - _LABEL_WIDTH) / _most(strips) - _GAP
-    height, wide = strips[0].pictures.shape[1:3]
+    height, wide = strips[0].images.shape[1:3]
     return across, across * height / wide
 
 
 def _most(strips: Sequence[Strip]) -> int:
     """How many thumbnails a row has room for; those of short runs are no larger for it."""
-    return max(6, *(len(each.pictures) for each in strips))
+    return max(6, *(len(each.images) for each in strips))
 
 
 def _strips_height(strips: Sequence[Strip], width: int) -> int:
     if not strips:
         return round(4 * LINE_HEIGHT * _TYPE)
-    pictures = len(strips) * (_cell(strips, width)[1] + _GAP)
-    return round(pictures + _MARGIN + len(_groups(strips)) * 1.5 * LINE_HEIGHT * _TYPE)
+    images = len(strips) * (_cell(strips, width)[1] + _GAP)
+    return round(images + _MARGIN + len(_groups(strips)) * 1.5 * LINE_HEIGHT * _TYPE)
 
 
 def _groups(strips: Sequence[Strip]) -> list[list[Strip]]:
@@ -379,12 +379,12 @@ def _draw_strips(
             first = top + height / 2 - (len(lines) - 1) / 2 * LINE_HEIGHT * _TYPE
             for number, line in enumerate(lines):
                 canvas.text((_MARGIN, first + number * LINE_HEIGHT * _TYPE), line, _TYPE, "lm")
-            for left, picture in zip(lefts, strip.pictures, strict=False):
+            for left, image in zip(lefts, strip.images, strict=False):
                 box = (left, top, left + across, top + height)
-                if np.isnan(picture).any():
+                if np.isnan(image).any():
                     canvas.rectangle(box, fill=PANEL)
                 else:
-                    canvas.picture(box, picture, smooth=False)
+                    canvas.paste(box, image, smooth=False)
             top += height + _GAP
         canvas.text((_MARGIN, top), "sigma", _TYPE, "la", MUTED)
         for left, sigma in zip(lefts, group[0].sigmas, strict=False):
