@@ -1,1 +1,1 @@
-"""What the artist sees: schemas, tooltips and input checks. One module per shelf of the menu."""
+"""What the artist sees: schemas, tooltips and input checks. One module per category of the menu."""

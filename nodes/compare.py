@@ -1,4 +1,4 @@
-"""Shelf "bad version/compare": many settings in one run, and their pictures side by side."""
+"""Category "bad version/compare": many settings in one run, and their images side by side."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ CATEGORY = "bad version/compare"
 
 SweepType = io.Custom("GUIDANCE_SWEEP")
 
-_MOST_PICTURES = 256
+_MOST_IMAGES = 256
 _MOST_SCALE = 100.0
 _MOST_SEED = 2**64 - 1
 _SOCKETS = 4  # For weak models, and for schedules.
 
-# What the guider's inputs take for nothing plugged in.
-_OPEN: dict[str, Any] = {"weak_model": None, "schedule": ()}
+# What the guider's inputs take for nothing connected.
+_NOT_CONNECTED: dict[str, Any] = {"weak_model": None, "schedule": ()}
 
-# Of a sheet: what picture files and graphics cards hold, and what fits into memory.
+# Of a sheet: what image files and graphics cards hold, and what fits into memory.
 _MOST_SIDE = 16384
 _MOST_AREA = 100_000_000
 
-# Chinese keyboards type these marks in full width.
+# Chinese keyboards type full-width punctuation.
 _BETWEEN_NUMBERS = r"[\s,;，；、]+"
 _NUMBER = r"\d+\.?\d*|\.\d+"
 _DASH = r"\s*[-–~～－]\s*"
@@ -54,7 +54,7 @@ _SETTINGS = {
 
 
 def _names(text: str) -> list[str]:
-    """What stands between commas, or between semicolons where there are some."""
+    """What stands between commas, or between semicolons if there are any."""
     marks = "[;；]" if re.search("[;；]", text) else "[,，、]"
     return [each.strip() for each in re.split(marks, text)] if text.strip() else []
 
@@ -70,48 +70,48 @@ class BadVersionGuidanceSweep(io.ComfyNode):
             node_id="BadVersionGuidanceSweep",
             display_name=cls.NAME,
             category=CATEGORY,
-            description="Runs every combination of some scales, seeds, weak models and schedules "
-            "in one go. Plug its outputs where you would set these by hand, and Labelled Grid "
-            "behind the pictures.",
+            description="Runs every combination of scales, seeds, weak models and schedules in one "
+            "go. Connect its outputs where you would set these by hand, and Labelled Grid after "
+            "the images.",
             inputs=[
                 io.String.Input(
                     "scales",
                     default="1, 1.5, 2, 3",
-                    tooltip="Numbers with commas between them, for weak_scale or cfg, from 0 to "
-                    "100. 1 is off and shows what to compare with; 1.5 to 3 is useful.",
+                    tooltip="Numbers separated by commas, for weak_scale or cfg, from 0 to 100. 1 "
+                    "is off and shows what to compare with; 1.5 to 3 is useful.",
                 ),
                 io.String.Input(
                     "seeds",
                     default="1-3",
-                    tooltip="Whole numbers with commas between them, or ranges such as 1-3. Three "
-                    "or more tell what a setting does from what was luck.",
+                    tooltip="Whole numbers separated by commas, or ranges such as 1-3. Three or "
+                    "more tell the effect of a setting from luck.",
                 ),
                 io.Combo.Input(
                     "columns",
                     options=list(_SETTINGS),
                     default="scale",
-                    tooltip="What changes from left to right on the sheet; all else changes from "
-                    "top to bottom.",
+                    tooltip="What changes from left to right on the sheet. Everything else changes "
+                    "from top to bottom.",
                 ),
                 io.String.Input(
                     "weak_model_names",
                     default="",
-                    tooltip="What the sheet calls the weak models, with commas between the names. "
-                    "Left empty, they have numbers.",
+                    tooltip="Names of the weak models on the sheet, separated by commas. Empty: "
+                    "they are numbered.",
                 ),
                 io.String.Input(
                     "schedule_names",
                     default="",
-                    tooltip="What the sheet calls the schedules, with commas between the names. "
-                    "Left empty, they have numbers.",
+                    tooltip="Names of the schedules on the sheet, separated by commas. Empty: they "
+                    "are numbered.",
                 ),
                 language_input(),
                 *(
                     io.Model.Input(
                         f"weak_model_{number}",
                         optional=True,
-                        tooltip="A bad version to compare with the others, of a loader or a Weaken "
-                        "node. Left open, there is one less of them.",
+                        tooltip="A bad version to compare with the others, from a loader or a "
+                        "Weaken node. Not connected: there is one less to compare.",
                     )
                     for number in range(1, _SOCKETS + 1)
                 ),
@@ -119,8 +119,8 @@ class BadVersionGuidanceSweep(io.ComfyNode):
                     ScheduleType.Input(
                         f"schedule_{number}",
                         optional=True,
-                        tooltip="A schedule to compare with the others. Left open, there is one "
-                        "less of them.",
+                        tooltip="A schedule to compare with the others. Not connected: there is "
+                        "one less to compare.",
                     )
                     for number in range(1, _SOCKETS + 1)
                 ),
@@ -129,7 +129,8 @@ class BadVersionGuidanceSweep(io.ComfyNode):
                 io.Float.Output(
                     display_name="scale",
                     is_output_list=True,
-                    tooltip="For weak_scale or cfg of Bad-Version Guider or Patch, or for any cfg.",
+                    tooltip="For weak_scale or cfg of Bad-Version Guider or Patch, or for any "
+                    "other cfg.",
                 ),
                 io.Int.Output(
                     display_name="seed",
@@ -139,19 +140,18 @@ class BadVersionGuidanceSweep(io.ComfyNode):
                 io.Model.Output(
                     display_name="weak_model",
                     is_output_list=True,
-                    tooltip="For weak_model of Bad-Version Guider or Patch. With no weak model "
-                    "plugged in, as if nothing were connected there.",
+                    tooltip="For weak_model of Bad-Version Guider or Patch. Without a weak model "
+                    "here, it is as if nothing were connected there.",
                 ),
                 ScheduleType.Output(
                     display_name="schedule",
                     is_output_list=True,
                     tooltip="For weak_schedule or negative_schedule of Bad-Version Guider or "
-                    "Patch. With no schedule plugged in, as if nothing were connected there.",
+                    "Patch. Without a schedule here, it is as if nothing were connected there.",
                 ),
                 SweepType.Output(
                     display_name="sweep",
-                    tooltip="For Labelled Grid: where each picture belongs, and what to write "
-                    "beside it.",
+                    tooltip="For Labelled Grid: where each image belongs, and its captions.",
                 ),
             ],
         )
@@ -165,12 +165,12 @@ class BadVersionGuidanceSweep(io.ComfyNode):
         weak_model_names: str,
         schedule_names: str,
         language: str,
-        **plugged: ModelPatcher | Chain | None,
+        **connected: ModelPatcher | Chain | None,
     ) -> io.NodeOutput:
         """Return the lists; raise ``GuidanceError`` for inputs that cannot be used.
 
         Args:
-            plugged: ``weak_model_1`` to ``weak_model_4`` and ``schedule_1`` to ``schedule_4``.
+            connected: ``weak_model_1`` to ``weak_model_4`` and ``schedule_1`` to ``schedule_4``.
         """
         check(cls, columns=columns, language=language)
         words = {name: each[LANGUAGES[language]] for name, each in _SETTINGS.items()}
@@ -184,23 +184,21 @@ class BadVersionGuidanceSweep(io.ComfyNode):
             ("weak model", "weak_model", weak_model_names),
             ("schedule", "schedule", schedule_names),
         ):
-            settings[name] = cls._named(kind, plugged, typed, words[name])
+            settings[name] = cls._named(kind, connected, typed, words[name])
         count = math.prod(map(len, settings.values()))
-        if count > _MOST_PICTURES:
+        if count > _MOST_IMAGES:
             raise bad_input(
                 cls.NAME,
                 "scales" if len(settings["scale"]) > len(settings["seed"]) else "seeds",
-                f"{count} pictures, with all other settings",
-                f"fewer numbers, so that there are at most {_MOST_PICTURES}",
+                f"{count} images, with all other settings",
+                f"fewer numbers, so that there are at most {_MOST_IMAGES}",
             )
-        pictures, sweep = arranged(settings, columns)
-        return io.NodeOutput(*([each[name] for each in pictures] for name in _SETTINGS), sweep)
+        images, sweep = arranged(settings, columns)
+        return io.NodeOutput(*([each[name] for each in images] for name in _SETTINGS), sweep)
 
     @classmethod
     def _scales(cls, typed: str) -> list[float]:
-        expected = (
-            f"numbers from 0 to {_MOST_SCALE:g} with commas between them, such as '1, 1.5, 2'"
-        )
+        expected = f"numbers from 0 to {_MOST_SCALE:g} separated by commas, such as '1, 1.5, 2'"
         scales = []
         for part in filter(None, re.split(_BETWEEN_NUMBERS, typed)):
             if not re.fullmatch(_NUMBER, part) or float(part) > _MOST_SCALE:
@@ -210,7 +208,7 @@ class BadVersionGuidanceSweep(io.ComfyNode):
 
     @classmethod
     def _seeds(cls, typed: str) -> list[int]:
-        expected = "whole numbers from 0 on with commas between them, or ranges such as '1-4'"
+        expected = "whole numbers from 0 on separated by commas, or ranges such as '1-4'"
         seeds: list[int] = []
         for part in filter(None, re.split(_BETWEEN_NUMBERS, re.sub(_DASH, "-", typed))):
             if not re.fullmatch(r"\d{1,20}(-\d{1,20})?", part):
@@ -219,12 +217,12 @@ class BadVersionGuidanceSweep(io.ComfyNode):
             first, last = ends[0], ends[-1]
             if max(first, last) > _MOST_SEED:
                 raise bad_input(cls.NAME, "seeds", part, f"seeds up to {_MOST_SEED}")
-            if not first <= last < first + _MOST_PICTURES:
+            if not first <= last < first + _MOST_IMAGES:
                 raise bad_input(
                     cls.NAME,
                     "seeds",
                     f"the range {part}",
-                    f"one from the least to the greatest of at most {_MOST_PICTURES} seeds",
+                    f"a range from the lowest to the highest of at most {_MOST_IMAGES} seeds",
                 )
             seeds += range(first, last + 1)
         return cls._distinct("seeds", seeds, expected)
@@ -240,27 +238,27 @@ class BadVersionGuidanceSweep(io.ComfyNode):
 
     @classmethod
     def _named(
-        cls, kind: str, plugged: Mapping[str, Any], typed: str, unnamed: str
+        cls, kind: str, connected: Mapping[str, Any], typed: str, unnamed: str
     ) -> list[Choice]:
-        """What is plugged in, or what leaves an input as good as open."""
+        """What is connected, or what is the same as nothing connected."""
         sockets = (f"{kind}_{number}" for number in range(1, _SOCKETS + 1))
-        found = [plugged[name] for name in sockets if plugged.get(name) is not None]
+        found = [connected[name] for name in sockets if connected.get(name) is not None]
         names = _names(typed)
         if names and len(names) != len(found):
             raise bad_input(
                 cls.NAME,
                 f"{kind}_names",
-                f"{len(names)} for {len(found)} that are plugged in",
-                "one name for each, with commas between them, or none",
+                f"{len(names)} for {len(found)} that are connected",
+                "one name for each, separated by commas, or none",
             )
         if not found:
-            return [Choice(_OPEN[kind], "")]
+            return [Choice(_NOT_CONNECTED[kind], "")]
         names = names or [unnamed.format(number) for number in range(1, len(found) + 1)]
         return [Choice(*each) for each in zip(found, names, strict=True)]
 
 
 class BadVersionLabelledGrid(io.ComfyNode):
-    """``IMAGE, GUIDANCE_SWEEP → IMAGE``: pictures side by side, with words beside them."""
+    """``IMAGE, GUIDANCE_SWEEP → IMAGE``: images side by side, with captions."""
 
     NAME = "Labelled Grid"
 
@@ -270,43 +268,43 @@ class BadVersionLabelledGrid(io.ComfyNode):
             node_id="BadVersionLabelledGrid",
             display_name=cls.NAME,
             category=CATEGORY,
-            description="Puts pictures side by side on one sheet and writes beside each row and "
-            "column what it shows. With Guidance Sweep it knows by itself what to write.",
+            description="Puts images side by side on one sheet, with captions beside the rows and "
+            "columns. With Guidance Sweep, the captions come by themselves.",
             inputs=[
                 io.Image.Input(
                     "images",
-                    tooltip="All pictures of a run, of any sizes. Those of a batch share a cell; a "
-                    "single batch gives each of its pictures a cell.",
+                    tooltip="All images of a run, of any size. Images of one batch share a cell; a "
+                    "single batch has a cell for each of its images.",
                 ),
                 SweepType.Input(
                     "sweep",
                     optional=True,
-                    tooltip="From Guidance Sweep: rows, columns and what to write. Left open, the "
-                    "captions and columns below count.",
+                    tooltip="From Guidance Sweep: rows, columns and captions. Not connected: the "
+                    "captions and columns below are used.",
                 ),
                 io.String.Input(
                     "title",
                     default="",
-                    tooltip="A line above the sheet. Left empty, there is none.",
+                    tooltip="A line above the sheet. Empty: no title.",
                 ),
                 io.String.Input(
                     "column_captions",
                     default="",
-                    tooltip="What to write above the columns, with commas between the captions. "
-                    "Left empty, what the sweep says.",
+                    tooltip="Captions above the columns, separated by commas. Empty: those of the "
+                    "sweep.",
                 ),
                 io.String.Input(
                     "row_captions",
                     default="",
-                    tooltip="What to write beside the rows, with commas between the captions. Left "
-                    "empty, what the sweep says.",
+                    tooltip="Captions beside the rows, separated by commas. Empty: those of the "
+                    "sweep.",
                 ),
                 io.Int.Input(
                     "columns",
                     default=4,
                     min=1,
                     max=64,
-                    tooltip="How many cells are in a row, 3 to 6 is usual. Not used with a sweep.",
+                    tooltip="Number of cells in a row; 3 to 6 is usual. Not used with a sweep.",
                 ),
                 io.Int.Input(
                     "cell_size",
@@ -314,14 +312,14 @@ class BadVersionLabelledGrid(io.ComfyNode):
                     min=0,
                     max=4096,
                     step=32,
-                    tooltip="Longer side of a cell in pixels; its pictures are enlarged or reduced "
-                    "to it. 256 to 512 is good to look at; 0 leaves them as they are.",
+                    tooltip="Longer side of a cell in pixels; images are resized to it. 256 to 512 "
+                    "is good to look at; 0 keeps their size.",
                 ),
             ],
             outputs=[
                 io.Image.Output(
                     display_name="sheet",
-                    tooltip="The sheet as one picture, also shown on the node. For Save Image.",
+                    tooltip="The sheet as one image, also shown on the node. For Save Image.",
                 )
             ],
             is_input_list=True,
@@ -341,11 +339,11 @@ class BadVersionLabelledGrid(io.ComfyNode):
     ) -> io.NodeOutput:
         """Draw the sheet; raise ``GuidanceError`` for inputs that do not fit together.
 
-        Every input is a list, of one element where the artist sees one value.
+        Every input is a list, of one element if the artist sees one value.
         """
         check(cls, columns=columns[0], cell_size=cell_size[0])
         for each in images:
-            cls._require_pictures(each)
+            cls._require_images(each)
         (plan,) = sweep[:1]
         count = None if plan is None else len(plan.rows) * len(plan.columns)
         cells = images
@@ -356,7 +354,7 @@ class BadVersionLabelledGrid(io.ComfyNode):
                 cls.NAME,
                 "images",
                 f"{len(cells)} of them",
-                f"{count}, one for each setting of the sweep, or nothing in 'sweep'",
+                f"{count}, one for each setting of the sweep, or nothing connected to 'sweep'",
             )
         across = min(columns[0], len(cells)) if plan is None else len(plan.columns)
         captions = Captions(
@@ -379,13 +377,13 @@ class BadVersionLabelledGrid(io.ComfyNode):
         return io.NodeOutput(image, ui=ui.PreviewImage(image, cls=cls))
 
     @classmethod
-    def _require_pictures(cls, images: Tensor) -> None:
+    def _require_images(cls, images: Tensor) -> None:
         if images.ndim != 4 or 0 in images.shape or images.shape[3] not in (1, 3, 4):
             raise bad_input(
                 cls.NAME,
                 "images",
                 f"a tensor of shape {list(images.shape)}",
-                "pictures: [count, height, width, 3], or 4 with transparency",
+                "images: [count, height, width, 3], or 4 with transparency",
             )
 
     @classmethod
@@ -397,8 +395,8 @@ class BadVersionLabelledGrid(io.ComfyNode):
                 cls.NAME,
                 name,
                 f"{len(captions)} for {count} {where}s",
-                f"one for each {where}, with commas between them, or with semicolons where a "
-                "caption has commas itself",
+                f"one for each {where}, separated by commas, or by semicolons if a caption has "
+                "commas itself",
             )
         return captions
 

@@ -1,4 +1,4 @@
-"""Shelf "bad version": the guider, and the same guidance as a patch on a model."""
+"""Category "bad version": the guider, and the same guidance as a patch on a model."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ CATEGORY = "bad version"
 
 GUIDER_NAME = "Bad-Version Guider"
 PATCH_NAME = "Bad-Version Patch"
-# The page finds nodes by their names alone, and many know this one by its paper's word.
+# The page searches nodes by name only, and many know this method by the paper's name.
 _TITLE = "{} (Autoguidance)"
 
 _MOST_STEPS = 16
 
 # What auto.weak_version does, in words.
 _AUTO = (
-    "a U-Net (SD1.5, SDXL) by Weaken Attention, other networks by Weaken by Skipping Blocks, with "
-    "these nodes' defaults"
+    "a U-Net (SD1.5, SDXL) by Weaken Attention, other networks by Weaken by Skipping Blocks, both "
+    "with default settings"
 )
 
 
@@ -47,9 +47,9 @@ def _weak_scale_input() -> io.Float.Input:
         max=100.0,
         step=0.05,
         round=0.001,
-        tooltip="How hard to push away from the weak model. 1 is off and costs nothing; 1.5 to 3 "
-        "makes pictures cleaner and truer to the prompt while they stay varied; far above that "
-        "they turn harsh. Below 1 pulls towards the weak model.",
+        tooltip="How hard to push away from the weak model. 1 is off and costs nothing. 1.5 to 3 "
+        "makes images cleaner and closer to the prompt and keeps them varied; much higher looks "
+        "harsh. Below 1 pulls towards the weak model.",
     )
 
 
@@ -59,23 +59,22 @@ def _weak_every_input() -> io.Int.Input:
         default=1,
         min=1,
         max=_MOST_STEPS,
-        # So that workflows and prompts from before it was there still run.
+        # So that prompts without it still run.
         optional=True,
-        tooltip="In how many steps the weak model works once; the steps between use the push that "
-        "it led to last. 1 is every step. Where the weak model is as large as the model, 2 is "
-        "faster at hardly any loss, and 4 makes a quarter of its passes. The higher, the further "
-        "the picture moves from that of 1.",
+        tooltip="Runs the weak model every N steps and reuses its push in between. 1 is every "
+        "step. If the weak model is as large as the model, 2 is faster at hardly any loss, and 4 "
+        "runs it a quarter as often. Higher values change the image more.",
     )
 
 
-def _weak_model_input(left_open: str) -> io.Model.Input:
+def _weak_model_input(not_connected: str) -> io.Model.Input:
     return io.Model.Input(
         "weak_model",
         optional=True,
         tooltip="The bad version to push away from: a smaller, earlier or more compressed model "
-        "with the same kind of latents, the same checkpoint without its LoRAs, or what a Weaken "
-        "node makes of it. Best where it makes the same kind of mistakes as the model, only more "
-        f"of them. {left_open}",
+        "with the same kind of latents, the same checkpoint without its LoRAs, or the output of a "
+        "Weaken node. It works best if it makes the same kind of mistakes as the model, only more "
+        f"of them. {not_connected}",
     )
 
 
@@ -83,22 +82,22 @@ def _weak_positive_input() -> io.Conditioning.Input:
     return io.Conditioning.Input(
         "weak_positive",
         optional=True,
-        tooltip="What the weak model sees, where it needs a prompt of its own, for instance "
-        "because it has another text encoder. Left open, it sees the positive prompt. Without a "
-        "weak model, the model itself sees this prompt as its bad version; Weaken Prompt makes one "
-        "for that.",
+        tooltip="The prompt for the weak model, if it needs its own, for example because it has "
+        "another text encoder. Not connected: the weak model uses the positive prompt. Without a "
+        "weak model, the model itself uses this prompt to make the bad version; Weaken Prompt "
+        "makes one for that.",
     )
 
 
 def _push_inputs(negative: str) -> list[io.Input]:
-    """Schedule and shape of both legs; the negative prompt goes by another name in either node."""
+    """Schedule and shape of both pushes; each node has its own words for the negative prompt."""
     return [
         each
-        for leg, of, schedule, shape in (
+        for push, of, schedule, shape in (
             ("weak", "the weak model", "Guidance Interval", "Cap Shape"),
             ("negative", negative, "Dynamic Negative", "Projected Shape (APG)"),
         )
-        for each in _leg_inputs(leg, of, schedule, shape)
+        for each in _inputs_of_push(push, of, schedule, shape)
     ]
 
 
@@ -106,24 +105,24 @@ def _probe_input() -> io.Input:
     return ProbeType.Input(
         "probe",
         optional=True,
-        tooltip="A Guidance Probe, which records what the pushes do while sampling. It changes "
-        "nothing in the picture.",
+        tooltip="A Guidance Probe, which records what the pushes do during sampling. The image "
+        "stays the same.",
     )
 
 
-def _leg_inputs(leg: str, of: str, schedule: str, shape: str) -> list[io.Input]:
+def _inputs_of_push(push: str, of: str, schedule: str, shape: str) -> list[io.Input]:
     return [
         ScheduleType.Input(
-            f"{leg}_schedule",
+            f"{push}_schedule",
             optional=True,
-            tooltip=f"When to push away from {of}, and how hard over the steps, such as "
-            f"{schedule}. Left open, always as hard as the scale says.",
+            tooltip=f"When to push away from {of}, and how hard at each step, for example "
+            f"with {schedule}. Not connected: the scale applies at every step.",
         ),
         ShapeType.Input(
-            f"{leg}_shape",
+            f"{push}_shape",
             optional=True,
-            tooltip=f"What of the push away from {of} is used, such as {shape}. Left open, "
-            "all of it as it is.",
+            tooltip=f"Which part of the push away from {of} to keep, for example with {shape}. "
+            "Not connected: all of it, unchanged.",
         ),
     ]
 
@@ -137,9 +136,9 @@ def _weak_leg(
     push: Push,
     every: int,
 ) -> WeakLeg | None:
-    """The leg that the inputs of either node ask for, or None where they ask for none.
+    """The weak push that the inputs of either node ask for, or None if they ask for none.
 
-    With neither a weak model nor a prompt for it, the model is weakened by itself.
+    With neither a weak model nor a prompt for it, the model itself is weakened.
     """
     if weak_model is None and weak_positive is None:
         if is_off(weak_scale):
@@ -150,14 +149,14 @@ def _weak_leg(
 
 
 def _pushes(leg: WeakLeg | None, negative: Push) -> bool:
-    """Whether anything of a node's own acts on the sampler."""
+    """Whether the node itself acts on the sampler."""
     return not negative.is_plain or (leg is not None and not is_off(leg.scale))
 
 
 def _require_legs(
     node: str, weak: Push, has_weak: bool, negative: Push, has_negative: bool
 ) -> None:
-    """Raise ``GuidanceError`` for a schedule or shape without what it is to act on."""
+    """Raise ``GuidanceError`` for a schedule or shape that has no push to act on."""
     for leg, push, has_leg, has_other in (
         ("weak", weak, has_weak, has_negative),
         ("negative", negative, has_negative, has_weak),
@@ -170,7 +169,7 @@ def _require_legs(
                     node,
                     f"{leg}_{kind}",
                     f"a {kind}, but there is no push that it could act on",
-                    f"something in {needed[leg]} as well",
+                    f"something connected to {needed[leg]} as well",
                 )
         for shape in push.shapes:
             if shape.needs_other_leg and not has_other:
@@ -178,7 +177,7 @@ def _require_legs(
                     node,
                     f"{leg}_shape",
                     f"{shape.node}, which compares with the other push, and there is none",
-                    f"something in {needed[other]} as well",
+                    f"something connected to {needed[other]} as well",
                 )
 
 
@@ -191,12 +190,18 @@ class BadVersionGuider(io.ComfyNode):
             node_id="BadVersionGuider",
             display_name=_TITLE.format(GUIDER_NAME),
             category=CATEGORY,
-            description="Guides the sampler away from a bad version of the picture: from what a "
-            "weak model would make of the same prompt, from a negative prompt, or from both. "
-            "Without either, it makes a weak version of the model by itself.",
+            description="Guides the sampler away from a bad version of the image: what a weak "
+            "model would make of the same prompt, a negative prompt, or both. Without either, the "
+            "model itself is weakened to make the bad version.",
             inputs=[
-                io.Model.Input("model", tooltip="The model that makes the picture."),
-                io.Conditioning.Input("positive", tooltip="What the picture shall show."),
+                io.Model.Input(
+                    "model",
+                    tooltip="The model that generates the image.",
+                ),
+                io.Conditioning.Input(
+                    "positive",
+                    tooltip="What you want in the image.",
+                ),
                 io.Float.Input(
                     "cfg",
                     default=4.0,
@@ -205,20 +210,20 @@ class BadVersionGuider(io.ComfyNode):
                     step=0.1,
                     round=0.01,
                     tooltip="How hard to push away from the negative prompt. 1 is off and saves "
-                    "a pass of the model; 2 to 8 is usual, less than without a weak model. Not "
-                    "used while no negative prompt is connected.",
+                    "one model pass; 2 to 8 is usual, lower with a weak model than without. No "
+                    "effect if no negative prompt is connected.",
                 ),
                 _weak_scale_input(),
                 _weak_every_input(),
                 io.Conditioning.Input(
                     "negative",
                     optional=True,
-                    tooltip="What the picture shall not show, or an empty prompt. Left open, "
-                    "there is no negative push and cfg has no effect.",
+                    tooltip="What you do not want in the image, or an empty prompt. Not connected: "
+                    "there is no negative push, and cfg has no effect.",
                 ),
                 _weak_model_input(
-                    "Left open, with no negative prompt either, the model is its own bad version, "
-                    f"weakened by itself: {_AUTO}. With a negative prompt alone, weak_scale has no "
+                    "If nothing is connected here, in negative and in weak_positive, the model "
+                    f"itself is weakened: {_AUTO}. With a negative prompt alone, weak_scale has no "
                     "effect."
                 ),
                 _weak_positive_input(),
@@ -254,7 +259,7 @@ class BadVersionGuider(io.ComfyNode):
         check_scale(GUIDER_NAME, "cfg", cfg)
         check_scale(GUIDER_NAME, "weak_scale", weak_scale)
         check_steps(GUIDER_NAME, "weak_every", weak_every, _MOST_STEPS)
-        # A negative prompt alone is enough to push away from.
+        # A negative prompt alone is a bad version too.
         has_weak = negative is None or weak_model is not None or weak_positive is not None
         weak_push = Push(weak_schedule, weak_shape)
         negative_push = Push(negative_schedule, negative_shape)
@@ -282,16 +287,20 @@ class BadVersionPatch(io.ComfyNode):
             node_id="BadVersionPatch",
             display_name=_TITLE.format(PATCH_NAME),
             category=CATEGORY,
-            description="Makes any sampler push away from what a weak model would make of the "
-            "same prompt. Put it between the model and the sampler; the negative prompt and cfg "
-            "stay the sampler's own. Without a weak model, it makes one of the model by itself.",
+            description="Makes any sampler push away from what a weak model would make of the same "
+            "prompt. Connect it between the model and the sampler; the negative prompt and cfg "
+            "stay those of the sampler. Without a weak model, the model itself is weakened to make "
+            "the bad version.",
             inputs=[
-                io.Model.Input("model", tooltip="The model that makes the picture."),
+                io.Model.Input(
+                    "model",
+                    tooltip="The model that generates the image.",
+                ),
                 _weak_scale_input(),
                 _weak_every_input(),
                 _weak_model_input(
-                    "Left open, with nothing in weak_positive and the negative inputs either, the "
-                    f"model is its own bad version, weakened by itself: {_AUTO}."
+                    "If nothing is connected here, in weak_positive, negative_schedule and "
+                    f"negative_shape, the model itself is weakened: {_AUTO}."
                 ),
                 _weak_positive_input(),
                 *_push_inputs("the sampler's own negative prompt"),
@@ -300,7 +309,8 @@ class BadVersionPatch(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
             outputs=[
                 io.Model.Output(
-                    display_name="model", tooltip="The guided model, for a sampler's model input."
+                    display_name="model",
+                    tooltip="The guided model, for the model input of a sampler.",
                 )
             ],
         )
@@ -321,15 +331,15 @@ class BadVersionPatch(io.ComfyNode):
     ) -> io.NodeOutput:
         """Build the guided model; raise ``GuidanceError`` for inputs that cannot be used.
 
-        A LoRA may still be put on the model behind this node, so whether the weak model differs
-        from it is only checked when sampling starts.
+        A LoRA loader may still follow this node, so whether the weak model differs from the model
+        is only checked when sampling starts.
         """
         check_scale(PATCH_NAME, "weak_scale", weak_scale)
         check_steps(PATCH_NAME, "weak_every", weak_every, _MOST_STEPS)
         weak_push = Push(weak_schedule, weak_shape)
         negative_push = Push(negative_schedule, negative_shape)
         leg = None
-        # What is for the sampler's own push alone does not ask for another one.
+        # Inputs for the sampler's own negative push do not ask for a weak one.
         if weak_model is not None or weak_positive is not None or negative_push.is_plain:
             leg = _weak_leg(
                 PATCH_NAME, model, weak_scale, weak_model, weak_positive, weak_push, weak_every

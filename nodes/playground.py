@@ -1,4 +1,4 @@
-"""Shelf "bad version/playground": guidance in a world of two dimensions."""
+"""Category "bad version/playground": guidance in a world of two dimensions."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from .widgets import check, language_input, number
 CATEGORY = "bad version/playground"
 
 _MOST_FRAMES = 60
-# An animation begins where most points have come into view.
+# An animation begins when most points have come into view.
 _FIRST_STEP = 12
 
 
 class BadVersionGuidancePlayground(io.ComfyNode):
-    """``→ IMAGE``: ways to guide, compared where all of it can be seen."""
+    """``→ IMAGE``: methods of guidance, compared where everything can be seen."""
 
     NAME = "Guidance Playground"
 
@@ -42,15 +42,15 @@ class BadVersionGuidancePlayground(io.ComfyNode):
             display_name=cls.NAME,
             category=CATEGORY,
             description="Shows what guidance does in a world of two dimensions, with small models "
-            "that come with the pack: what each way to guide draws, what it leaves out, and where "
-            "it pushes. For trying scales, schedules and shapes within seconds.",
+            "that come with the pack: what each method draws, what it leaves out, and where it "
+            "pushes. Try scales, schedules and shapes within seconds.",
             inputs=[
                 io.Combo.Input(
                     "page",
                     options=["methods", "how it works"],
                     default="methods",
-                    tooltip="What to draw: 'methods' compares what each way to guide draws, "
-                    "'how it works' shows where the pushes go.",
+                    tooltip="What to draw: 'methods' compares what each method draws, 'how it "
+                    "works' shows where the pushes go.",
                 ),
                 number(
                     "cfg",
@@ -59,7 +59,7 @@ class BadVersionGuidancePlayground(io.ComfyNode):
                     100.0,
                     0.05,
                     "How hard to push away from the empty or the negative prompt. 1 is off, 1.5 to "
-                    "3 is useful here, below 1 pulls.",
+                    "3 is useful here, below 1 pulls towards it.",
                 ),
                 number(
                     "weak_scale",
@@ -68,7 +68,7 @@ class BadVersionGuidancePlayground(io.ComfyNode):
                     100.0,
                     0.05,
                     "How hard to push away from the bad version. 1 is off, 1.2 to 3 is useful, "
-                    "below 1 pulls.",
+                    "below 1 pulls towards it.",
                 ),
                 io.Int.Input(
                     "samples",
@@ -76,7 +76,7 @@ class BadVersionGuidancePlayground(io.ComfyNode):
                     min=1,
                     max=scenes.MEASURED,
                     tooltip="How many points 'methods' draws; 500 to 4000 show the shape well. The "
-                    "figures below are always those of 4000.",
+                    "figures below them are always measured on 4000.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -84,8 +84,8 @@ class BadVersionGuidancePlayground(io.ComfyNode):
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=False,
-                    tooltip="Where the random numbers start: 'methods' draws other points with "
-                    "another one, from the same noise for every way to guide.",
+                    tooltip="Seed of the random numbers. With another seed, 'methods' draws other "
+                    "points; all methods start from the same noise.",
                 ),
                 io.Int.Input(
                     "animation",
@@ -93,20 +93,20 @@ class BadVersionGuidancePlayground(io.ComfyNode):
                     min=0,
                     max=_MOST_FRAMES,
                     tooltip="How many frames to draw of the way from noise to the end. 0 is none, "
-                    "24 to 48 is useful; a frame takes a fraction of a second.",
+                    "24 to 48 is useful; each takes a fraction of a second.",
                 ),
                 language_input(),
                 ScheduleType.Input(
                     "schedule",
                     optional=True,
                     tooltip="When and how hard to push, for every push in the figure. Sigma falls "
-                    "from 5 to 0 here, in 32 steps. Left open, the scales hold at every step.",
+                    "from 5 to 0 here, in 32 steps. Not connected: the scales apply at every step.",
                 ),
                 ShapeType.Input(
                     "shape",
                     optional=True,
-                    tooltip="What of each push is used. Shapes that compare two pushes, or coarse "
-                    "and fine, do not fit here. Left open, all of it.",
+                    tooltip="Which part of each push to keep. Shapes that compare two pushes, or "
+                    "coarse with fine, do not fit here. Not connected: all of it.",
                 ),
             ],
             outputs=[
@@ -115,8 +115,8 @@ class BadVersionGuidancePlayground(io.ComfyNode):
                 ),
                 io.Image.Output(
                     display_name="frames",
-                    tooltip="The frames of the animation as one batch, for SaveAnimatedWEBP; "
-                    "without an animation, the figure.",
+                    tooltip="The frames of the animation as one batch, for SaveAnimatedWEBP. "
+                    "Without an animation: the figure.",
                 ),
             ],
             is_output_node=True,
@@ -196,7 +196,7 @@ class BadVersionGuidancePlayground(io.ComfyNode):
 
 
 def _ticking(steps: int) -> Callable[[], None]:
-    """What counts a step on the node's progress bar, and stops where the artist has cancelled."""
+    """What counts a step on the node's progress bar, and stops if the artist has cancelled."""
     progress = comfy.utils.ProgressBar(steps)
 
     def tick() -> None:

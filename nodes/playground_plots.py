@@ -20,13 +20,13 @@ from .drawing.canvas import Box, Canvas
 from .drawing.fonts import LINE_HEIGHT, text_size, wrapped
 from .drawing.style import LINE, MUTED, PANEL, SERIES, TEXT
 
-# Shown half as large on a node, or less, letters must still be read.
+# A node shows it half as large or less, and letters must still be legible.
 _TYPE = 24
 _WIDTH, _MARGIN, _GAP = 1152, 24, 18
 _ROW = LINE_HEIGHT * _TYPE
 
 _TREES = {POSITIVE: "#8f99a8", NEGATIVE: "#6b4f8a"}
-_OF_TREES, _OF_HAZE = 0.75, 0.3  # How strongly they are drawn without noise, and with it.
+_OF_TREES, _OF_HAZE = 0.75, 0.3  # How strongly they are drawn without noise and with it.
 _THINNEST = 0.006  # About as thick as the thinnest branches.
 _FAINT = 0.4  # Exponent for densities, of which most are small beside the greatest.
 
@@ -89,7 +89,7 @@ _WORDS = {
         "outlier": "离群样本",
         "path": "路径",
         "push": "推力",
-        "together": "合在一起：一个含噪点",
+        "together": "合在一起：以一个含噪点为例",
         "positive field": "走向正面提示词",
         "negative field": "远离负面提示词的推力",
         "weak field": "远离劣化版的推力",
@@ -273,12 +273,12 @@ def _panel(canvas: Canvas, box: Box, window: Window, sigmas: tuple[float, ...]) 
     """A part of the plane, with both trees in it under each noise level of some."""
     left, top, right, bottom = box
     pixels = (round(right - left), round(bottom - top))
-    canvas.picture(box, _ground(window, pixels, sigmas))
+    canvas.paste(box, _ground(window, pixels, sigmas))
     return Axes(canvas, box, x=window[:2], y=window[2:])
 
 
 def _ground(window: Window, pixels: tuple[int, int], sigmas: tuple[float, ...]) -> np.ndarray:
-    """Both trees under some noise levels, as a picture ``[height, width, 3]``, 0 to 1."""
+    """Both trees under some noise levels, as an image ``[height, width, 3]``, 0 to 1."""
     ground = np.broadcast_to(_rgb(PANEL), (pixels[1], pixels[0], 3))
     for sigma in sigmas:
         strength = _OF_TREES if sigma == 0 else _OF_HAZE

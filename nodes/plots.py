@@ -13,23 +13,23 @@ from .drawing import style
 from .drawing.axes import Axes, axis, ticks
 from .drawing.canvas import Canvas
 
-# As a node shows it, half as large or less, its letters must still be read.
+# A node shows it half as large or less, and its letters must still be legible.
 _WIDTH, _HEIGHT = 768, 432
 _BOX = (92, 58, _WIDTH - 30, _HEIGHT - 88)
 _TYPE, _TITLE = 24, 26
 _BETWEEN = 24  # Points of the curve from one step to the next.
-_LABELS = 7  # As many sigmas as fit below.
+_LABELS = 7  # So many sigmas fit below.
 
 _WORDS = {
     "en": {
         "title": "scale at each step",
-        "live": "scale at each step, in between as the picture demands",
-        "sigma": "sigma, from step to step",
+        "live": "scale at each step, within the band by the image",
+        "sigma": "sigma at each step",
     },
     "zh": {
         "title": "每一步的引导强度",
-        "live": "每一步的引导强度，在色带内随画面而定",
-        "sigma": "sigma，逐步",
+        "live": "每一步的引导强度，色带内取决于图像",
+        "sigma": "每一步的 sigma",
     },
 }
 
@@ -83,6 +83,6 @@ def _scales(
 def _sigma_labels(sigmas: np.ndarray) -> list[tuple[float, str]]:
     steps = len(sigmas) - 1
     every = -(-steps // _LABELS)
-    # The last sigma always, and none so near that the two would touch.
+    # Always the last sigma, and none so near that the two would touch.
     chosen = [step for step in range(0, steps, every) if steps - step > every / 2]
     return [(step, f"{sigmas[step]:.3g}") for step in (*chosen, steps)]

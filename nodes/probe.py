@@ -1,4 +1,4 @@
-"""Shelf "bad version/probe": what guidance does, recorded, drawn and saved."""
+"""Category "bad version/probe": what guidance does, recorded, drawn and saved."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ class BadVersionGuidanceProbe(io.ComfyNode):
             display_name=cls.NAME,
             category=CATEGORY,
             description="Records what the pushes of a guider do at every step: how long they are, "
-            "where they point, and how they shift the picture. The picture stays the same, and "
-            "sampling as fast. Guidance Plot draws it, Save Guidance Record saves it.",
+            "where they point and how they shift the image. The image stays the same, and sampling "
+            "is as fast as before. Guidance Plot draws the record, Save Guidance Record saves it.",
             inputs=[
                 io.String.Input(
                     "name",
                     default="guidance",
-                    tooltip="What plots and files call it, such as 'negative prompt'. It tells "
-                    "probes apart where a plot compares several.",
+                    tooltip="Name of the probe in plots and files, for example 'negative prompt'. "
+                    "It tells probes apart in a plot of several.",
                 )
             ],
             outputs=[
@@ -80,21 +80,24 @@ def _latent_input(name: str, of: str, optional: bool = False) -> io.Input:
     return io.Latent.Input(
         name,
         optional=optional,
-        tooltip=f"What the sampler of {of} has made. It says which of its runs to take, and that "
-        "sampling comes first.",
+        tooltip=f"The latent from the sampler of {of}. It selects which run to take, and makes "
+        "sampling come first.",
     )
 
 
 def _probe_input(name: str, optional: bool = False) -> io.Input:
-    which = "Another probe, to compare with" if optional else "The probe of the guider"
+    which = "Another probe to compare with" if optional else "The probe of the guider"
     return ProbeType.Input(
-        name, optional=optional, tooltip=f"{which}; it must be plugged into a guider or patch, too."
+        name,
+        optional=optional,
+        tooltip=f"{which}. It must be connected to a guider or patch as well.",
     )
 
 
 def _latent_output() -> io.Output:
     return io.Latent.Output(
-        display_name="latent", tooltip="The latent as it came, for VAE Decode and the like."
+        display_name="latent",
+        tooltip="The input latent, unchanged, for VAE Decode and the like.",
     )
 
 
@@ -105,8 +108,8 @@ def _record_of(node: str, number: str, probe: Probe, latent: Latent | None) -> R
             node,
             f"probe{number}",
             f"the probe '{probe.name}', which has recorded nothing",
-            "one that is plugged into a Bad-Version Guider or Patch as well, with the latent of "
-            f"its sampler in 'latent{number}'",
+            "one that is connected to a Bad-Version Guider or Patch as well, with the latent of "
+            f"its sampler connected to 'latent{number}'",
         )
     return record
 
@@ -124,8 +127,8 @@ class BadVersionGuidancePlot(io.ComfyNode):
             display_name=cls.NAME,
             category=CATEGORY,
             description="Draws what a Guidance Probe has recorded, over the steps of sampling: "
-            "scale, length and direction of each push, how far the picture is shifted, and small "
-            "pictures of what the models predicted. Further probes are drawn over the first.",
+            "scale, length and direction of each push, how far the image is shifted, and "
+            "thumbnails of what the models predicted. Further probes are drawn over the first.",
             inputs=[
                 _latent_input("latent", "the guider"),
                 _probe_input("probe"),
@@ -133,14 +136,14 @@ class BadVersionGuidancePlot(io.ComfyNode):
                     "view",
                     options=list(VIEWS),
                     default="everything",
-                    tooltip="What to draw: 'everything', or one plot that stays legible on a small "
-                    "node, or the 'thumbnails' alone.",
+                    tooltip="What to draw: 'everything', one plot that stays legible on a small "
+                    "node, or only the 'thumbnails'.",
                 ),
                 language_input(),
                 io.Vae.Input(
                     "vae",
                     optional=True,
-                    tooltip="Decodes the thumbnails. Left open, they have the rough colours of "
+                    tooltip="Decodes the thumbnails. Not connected: they have the rough colours of "
                     "ComfyUI's previews.",
                 ),
                 *(
@@ -153,7 +156,10 @@ class BadVersionGuidancePlot(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="plot", tooltip="The figure, also shown on the node."),
+                io.Image.Output(
+                    display_name="plot",
+                    tooltip="The plot, also shown on the node.",
+                ),
                 _latent_output(),
             ],
             is_output_node=True,
@@ -181,7 +187,7 @@ class BadVersionGuidancePlot(io.ComfyNode):
                     cls.NAME,
                     f"latent_{number}",
                     "a latent without its probe",
-                    f"the probe of its guider in 'probe_{number}' as well",
+                    f"the probe of its guider connected to 'probe_{number}' as well",
                 )
         records = _told_apart(records)
         strips = []
@@ -192,7 +198,7 @@ class BadVersionGuidancePlot(io.ComfyNode):
 
 
 def _told_apart(records: Sequence[Record]) -> list[Record]:
-    """The records with a name of its own for each."""
+    """The records, each with a name of its own."""
     names = [record.name for record in records]
     return [
         record if names.count(record.name) == 1 else replace(record, name=f"{record.name} {number}")
@@ -201,7 +207,7 @@ def _told_apart(records: Sequence[Record]) -> list[Record]:
 
 
 def _strips(node: str, records: Sequence[Record], vae: VAE | None) -> list[Strip]:
-    """Rows of thumbnails of all runs whose latents are pictures."""
+    """Rows of thumbnails of all runs whose latents are images."""
     rows = [
         (record, kind, latents)
         for record in records
@@ -213,16 +219,14 @@ def _strips(node: str, records: Sequence[Record], vae: VAE | None) -> list[Strip
     for record, kind, latents in rows:
         comfy.model_management.throw_exception_if_processing_interrupted()
         sigmas = record.sigma[record.thumbnails.calls].max(axis=1)
-        pictures = _pictures(node, latents, record.thumbnails.latent_format, vae)
-        strips.append(Strip(kind, record.name if len(records) > 1 else "", sigmas, pictures))
+        images = _images(node, latents, record.thumbnails.latent_format, vae)
+        strips.append(Strip(kind, record.name if len(records) > 1 else "", sigmas, images))
         progress.update(1)
     return strips
 
 
-def _pictures(
-    node: str, latents: Tensor, latent_format: LatentFormat, vae: VAE | None
-) -> np.ndarray:
-    """Small pictures ``[n, height, width, 3]``, 0 to 1, of latents; NaN where a leg was off."""
+def _images(node: str, latents: Tensor, latent_format: LatentFormat, vae: VAE | None) -> np.ndarray:
+    """Thumbnails ``[n, height, width, 3]``, 0 to 1, of latents; NaN where a push was off."""
     latents = latents.float()
     known = ~latents.flatten(1).isnan().any(dim=1)
     if not known.any():
@@ -231,19 +235,19 @@ def _pictures(
         drawn = _in_rough_colours(latents[known], latent_format)
     else:
         drawn = _decoded(node, latents[known], latent_format, vae)
-    pictures = np.full((len(latents), *drawn.shape[1:]), np.nan)
-    pictures[known.numpy()] = drawn
-    return pictures
+    images = np.full((len(latents), *drawn.shape[1:]), np.nan)
+    images[known.numpy()] = drawn
+    return images
 
 
 def _in_rough_colours(latents: Tensor, latent_format: LatentFormat) -> np.ndarray:
     factors = latent_format.latent_rgb_factors
-    if factors is None:  # A model for which ComfyUI has no previews: bright where latents are high.
+    if factors is None:  # ComfyUI has no previews for this model: bright where latents are high.
         grey = latents.mean(dim=1)
         least, most = grey.aminmax()
         return ((grey - least) / (most - least))[..., None].expand(-1, -1, -1, 3).numpy()
     names = ("latent_rgb_factors_bias", "latent_rgb_factors_reshape")
-    # The second one came with a later release.
+    # The second one came with a later ComfyUI.
     known = [getattr(latent_format, name) for name in names if hasattr(latent_format, name)]
     previewer = Latent2RGBPreviewer(factors, *known)
     images = [previewer.decode_latent_to_preview(latent[None]) for latent in latents]
@@ -264,8 +268,8 @@ def _decoded(node: str, latents: Tensor, latent_format: LatentFormat, vae: VAE) 
         )
     if latent_format.latent_dimensions == 3:
         latents = latents.unsqueeze(2)
-    pictures = vae.decode(latent_format.process_out(latents))
-    return (pictures[:, 0] if pictures.ndim == 5 else pictures).clamp(0, 1).cpu().numpy()
+    images = vae.decode(latent_format.process_out(latents))
+    return (images[:, 0] if images.ndim == 5 else images).clamp(0, 1).cpu().numpy()
 
 
 class BadVersionGuidanceRecord(io.ComfyNode):
@@ -280,7 +284,7 @@ class BadVersionGuidanceRecord(io.ComfyNode):
             display_name=cls.NAME,
             category=CATEGORY,
             description="Saves what a Guidance Probe has recorded in ComfyUI's output folder: "
-            "every number of every step and picture, as JSON for programs and as CSV for a "
+            "every number of every step and image, as JSON for programs and as CSV for a "
             "spreadsheet.",
             inputs=[
                 _latent_input("latent", "the guider"),
@@ -288,8 +292,8 @@ class BadVersionGuidanceRecord(io.ComfyNode):
                 io.String.Input(
                     "filename_prefix",
                     default="guidance/record",
-                    tooltip="What the names of both files begin with, after a folder in the output "
-                    "folder if you like. A number is added, so that nothing is overwritten.",
+                    tooltip="Beginning of both file names, after subfolders of the output folder "
+                    "if you like. A number is added, so that nothing is overwritten.",
                 ),
             ],
             outputs=[_latent_output()],
@@ -299,14 +303,14 @@ class BadVersionGuidanceRecord(io.ComfyNode):
 
     @classmethod
     def execute(cls, latent: Latent, probe: Probe, filename_prefix: str) -> io.NodeOutput:
-        """Save both files; raise ``GuidanceError`` where there is nothing to save, or no place."""
+        """Save both files; raise ``GuidanceError`` if there is nothing to save, or no place."""
         record = _record_of(cls.NAME, "", probe, latent)
         folder, name = _place(cls.NAME, filename_prefix)
         columns = record.columns()
         with (folder / f"{name}.json").open("w", encoding="utf-8") as file:
             values = {key: _without_nan(column) for key, column in columns.items()}
             json.dump({"name": record.name, "columns": values}, file, ensure_ascii=False)
-        # With a mark at its start, without which Excel takes the text for another encoding.
+        # With a byte order mark, without which Excel assumes another encoding.
         with (folder / f"{name}.csv").open("w", encoding="utf-8-sig", newline="") as file:
             rows = csv.writer(file)
             rows.writerow(["call", "sample", *columns])
@@ -322,14 +326,14 @@ class BadVersionGuidanceRecord(io.ComfyNode):
 
 
 def _place(node: str, prefix: str) -> tuple[Path, str]:
-    """Folder and first part of the names of new files, which is not taken yet."""
+    """Folder of new files, and a beginning of their names that is not taken yet."""
     output = Path(folder_paths.get_output_directory()).resolve()
     if not (output / prefix).resolve().is_relative_to(output) or not Path(prefix).name:
         raise bad_input(
             node,
             "filename_prefix",
             f"'{prefix}'",
-            "the beginning of a file name, after folders inside of the output folder if you like",
+            "the beginning of a file name, after subfolders of the output folder if you like",
         )
     folder, name, number, *_ = folder_paths.get_save_image_path(prefix, str(output))
     return Path(folder), f"{name}_{number:05}_"

@@ -16,7 +16,7 @@ from .drawing.canvas import Box, Canvas
 from .drawing.fonts import LINE_HEIGHT, wrapped
 from .drawing.style import MUTED, PANEL, SERIES, TEXT
 
-# Shown half as large on a node, letters must still be read.
+# A node shows it half as large, and letters must still be legible.
 _TYPE, _TITLE = 26, 30
 _COLUMN, _PLOT_HEIGHT = 768, 270
 _MARGIN = 24
@@ -33,21 +33,21 @@ _WORDS = {
         "push": "length of the push, in % of the prediction",
         "cosine": "cosine of the differences",
         "along": "share of the push along the prediction",
-        "shift": "shift of the latent's channels",
+        "shift": "shift of the latent channels",
         "posterior": "probability of the negative prompt",
         "weak": "weak model",
         "negative": "negative prompt",
         "before": "{}, before scale and shape",
         "whole": "both together",
         "with C": "{} and prediction",
-        "legs": "weak and negative",
+        "both": "weak and negative",
         "mean": "mean",
         "std": "standard deviation",
-        "nothing": "Nothing of this was recorded.",
-        "sigma": "sigma, from call to call",
+        "nothing": "None of this was recorded.",
+        "sigma": "sigma at each model call",
         "C": "prediction",
         "guided": "guided",
-        "no pictures": "These latents are no pictures.",
+        "no images": "These latents are not images.",
     },
     "zh": {
         "scale": "实际引导强度，1 为关闭",
@@ -58,17 +58,17 @@ _WORDS = {
         "posterior": "负面提示词的概率",
         "weak": "弱模型",
         "negative": "负面提示词",
-        "before": "{}，未乘强度、未整形",
+        "before": "{}，乘强度和整形之前",
         "whole": "两者合计",
         "with C": "{}与预测",
-        "legs": "弱模型与负面",
+        "both": "弱模型与负面",
         "mean": "均值",
         "std": "标准差",
         "nothing": "没有记录到这一项。",
-        "sigma": "sigma，逐次模型调用",
+        "sigma": "每次模型调用的 sigma",
         "C": "预测",
         "guided": "引导后",
-        "no pictures": "这种 latent 不是图像。",
+        "no images": "这种 latent 不是图像。",
     },
 }
 
@@ -96,7 +96,7 @@ _Curves = Callable[[Record, dict[str, str], bool], Iterator[_Curve]]
 def _of_legs(value: Callable[[Record, LegReadings], np.ndarray], label: str = "{}") -> _Curves:
     def curves(record: Record, words: dict[str, str], alone: bool) -> Iterator[_Curve]:
         for name, leg in record.legs.items():
-            # Of several runs, colours tell the runs apart, and dashes the legs.
+            # Of several runs, colours tell the runs apart, and dashes the pushes.
             dashed = not alone and name == "negative"
             words_of_it = words.get(label, label).format(words[name])
             yield _Curve(words_of_it, value(record, leg), _OF_LEG[name], dashed)
@@ -118,7 +118,7 @@ def _lengths(record: Record, words: dict[str, str], alone: bool) -> Iterator[_Cu
 def _cosines(record: Record, words: dict[str, str], alone: bool) -> Iterator[_Curve]:
     yield from _of_legs(lambda record, leg: leg.cosine, "with C")(record, words, alone)
     if alone and len(record.legs) == 2:
-        yield _Curve(words["legs"], record.cosine, _OF_BOTH)
+        yield _Curve(words["both"], record.cosine, _OF_BOTH)
 
 
 def _shifts(record: Record, words: dict[str, str], alone: bool) -> Iterator[_Curve]:
@@ -169,14 +169,14 @@ class Strip(NamedTuple):
     Attributes:
         kind: "C", "weak", "negative" or "guided".
         name: of the run, where there are several.
-        sigmas: ``[n]``, of the pictures.
-        pictures: ``[n, height, width, 3]``, 0 to 1; NaN where there is none.
+        sigmas: ``[n]``, of the thumbnails.
+        images: ``[n, height, width, 3]``, 0 to 1; NaN where there is none.
     """
 
     kind: str
     name: str
     sigmas: np.ndarray
-    pictures: np.ndarray
+    images: np.ndarray
 
 
 def plot_records(
@@ -229,7 +229,7 @@ def _has(records: Sequence[Record], name: str, words: dict[str, str]) -> bool:
 def _entries(
     records: Sequence[Record], name: str, words: dict[str, str]
 ) -> list[tuple[str, str, bool]]:
-    """What the legend of a panel has to tell."""
+    """The entries of a panel's legend."""
     alone = len(records) == 1
     entries = {}
     for record in records:
@@ -311,7 +311,7 @@ def _draw_band(axes: Axes, x: np.ndarray, curve: _Curve) -> None:
 
 
 def _faint(colour: str) -> str:
-    """A colour that has nearly gone into the panel."""
+    """A colour that nearly fades into the panel."""
     pairs = zip(bytes.fromhex(PANEL[1:]), bytes.fromhex(colour[1:]), strict=True)
     return "#" + bytes(round(0.78 * paper + 0.22 * ink) for paper, ink in pairs).hex()
 
@@ -341,20 +341,20 @@ _LABEL_WIDTH, _GAP = 210, 6
 def _cell(strips: Sequence[Strip], width: int) -> tuple[float, float]:
     """Width and height of a thumbnail; all rows share them."""
     across = (width - 2 * _MARGIN - _LABEL_WIDTH) / _most(strips) - _GAP
-    height, wide = strips[0].pictures.shape[1:3]
+    height, wide = strips[0].images.shape[1:3]
     return across, across * height / wide
 
 
 def _most(strips: Sequence[Strip]) -> int:
     """How many thumbnails a row has room for; those of short runs are no larger for it."""
-    return max(6, *(len(each.pictures) for each in strips))
+    return max(6, *(len(each.images) for each in strips))
 
 
 def _strips_height(strips: Sequence[Strip], width: int) -> int:
     if not strips:
         return round(4 * LINE_HEIGHT * _TYPE)
-    pictures = len(strips) * (_cell(strips, width)[1] + _GAP)
-    return round(pictures + _MARGIN + len(_groups(strips)) * 1.5 * LINE_HEIGHT * _TYPE)
+    images = len(strips) * (_cell(strips, width)[1] + _GAP)
+    return round(images + _MARGIN + len(_groups(strips)) * 1.5 * LINE_HEIGHT * _TYPE)
 
 
 def _groups(strips: Sequence[Strip]) -> list[list[Strip]]:
@@ -367,7 +367,7 @@ def _draw_strips(
 ) -> None:
     if not strips:
         middle = (canvas.width / 2, top + 2 * LINE_HEIGHT * _TYPE)
-        canvas.text(middle, words["no pictures"], _TYPE, "mm", MUTED)
+        canvas.text(middle, words["no images"], _TYPE, "mm", MUTED)
         return
     across, height = _cell(strips, canvas.width)
     top += _MARGIN / 2
@@ -379,12 +379,12 @@ def _draw_strips(
             first = top + height / 2 - (len(lines) - 1) / 2 * LINE_HEIGHT * _TYPE
             for number, line in enumerate(lines):
                 canvas.text((_MARGIN, first + number * LINE_HEIGHT * _TYPE), line, _TYPE, "lm")
-            for left, picture in zip(lefts, strip.pictures, strict=False):
+            for left, image in zip(lefts, strip.images, strict=False):
                 box = (left, top, left + across, top + height)
-                if np.isnan(picture).any():
+                if np.isnan(image).any():
                     canvas.rectangle(box, fill=PANEL)
                 else:
-                    canvas.picture(box, picture, smooth=False)
+                    canvas.paste(box, image, smooth=False)
             top += height + _GAP
         canvas.text((_MARGIN, top), "sigma", _TYPE, "la", MUTED)
         for left, sigma in zip(lefts, group[0].sigmas, strict=False):

@@ -9,13 +9,13 @@ from server import PromptServer
 
 
 def progress_text(node: type[io.ComfyNode]) -> Callable[[str], None] | None:
-    """What shows a line of text on a node that is being executed, now and later.
+    """A function that shows a line of text on the node that is being executed, now and later.
 
     Args:
         node: as ComfyUI executes it, with the hidden input ``unique_id``.
 
     Returns:
-        None where no page could show it.
+        None if no page could show it.
     """
     node_id = None if node.hidden is None else node.hidden.unique_id
     if node_id is None:
@@ -23,7 +23,7 @@ def progress_text(node: type[io.ComfyNode]) -> Callable[[str], None] | None:
 
     def show(text: str) -> None:
         server = getattr(PromptServer, "instance", None)
-        # Whoever has queued the prompt: other pages may show other graphs with the same numbers.
+        # Only to the page that queued the prompt: others may show graphs with the same node ids.
         if server is not None and server.client_id is not None:
             server.send_progress_text(text, node_id, server.client_id)
 

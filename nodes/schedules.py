@@ -1,4 +1,4 @@
-"""Shelf "bad version/schedule": how hard to push, over the steps and for each picture."""
+"""Category "bad version/schedule": how hard to push, at each step and for each image."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Chain = tuple[Schedule, ...]
 _UNITS = ["percent", "sigma"]
 _MOST_SIGMA = 10000.0
 
-# What a curve is typed with.
+# How a curve is typed.
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?"
 _MOST_STRENGTH = 100.0
 
@@ -37,8 +37,8 @@ def _chain_input() -> io.Input:
     return ScheduleType.Input(
         "schedule",
         optional=True,
-        tooltip="Another schedule to combine with: the two are multiplied, so where one of them is "
-        "0, all is off and costs nothing.",
+        tooltip="Another schedule to combine with: the two are multiplied. Where one of them is 0, "
+        "the push is off and costs nothing.",
     )
 
 
@@ -50,13 +50,13 @@ def _output() -> io.Output:
     )
 
 
-def _unit_input(counted: str) -> io.Combo.Input:
+def _unit_input(of: str) -> io.Combo.Input:
     return io.Combo.Input(
         "unit",
         options=_UNITS,
         default="percent",
-        tooltip=f"In what {counted} counted: 'percent' is the share of sampling that is done, "
-        "from 0 to 1, and fits every model; 'sigma' is the noise level, which falls meanwhile.",
+        tooltip=f"Unit of {of}: 'percent' is the share of sampling that is done, from 0 to 1, and "
+        "fits every model; 'sigma' is the noise level, which falls during sampling.",
     )
 
 
@@ -69,7 +69,7 @@ def _percents(node: type[io.ComfyNode], **values: float) -> None:
 
 
 class BadVersionGuidanceInterval(io.ComfyNode):
-    """``→ BadVersionSchedule``: on between two points, off and free of cost outside."""
+    """``→ BadVersionSchedule``: on between two points; off, at no cost, outside."""
 
     NAME = "Guidance Interval"
 
@@ -80,18 +80,18 @@ class BadVersionGuidanceInterval(io.ComfyNode):
             display_name=cls.NAME,
             category=CATEGORY,
             description="Pushes only during a part of sampling, and costs nothing outside of it. "
-            "No push at the start keeps pictures varied; none at the end saves time.",
+            "No push at the start keeps images varied; no push at the end saves time.",
             inputs=[
-                _unit_input("start and end are"),
+                _unit_input("start and end"),
                 number(
                     "start",
                     0.2,
                     0.0,
                     _MOST_SIGMA,
                     0.01,
-                    "Where the push sets in. As a percent, 0.1 to 0.3 leaves the composition alone "
-                    "and keeps pictures varied, and 0 pushes from the start. As a sigma, the "
-                    "greater of the two, such as 5.4 for SDXL.",
+                    "Where the push starts. As a percent, 0.1 to 0.3 leaves the composition alone "
+                    "and keeps images varied; 0 pushes from the first step. As a sigma, it is the "
+                    "greater of the two, for example 5.4 for SDXL.",
                 ),
                 number(
                     "end",
@@ -99,8 +99,9 @@ class BadVersionGuidanceInterval(io.ComfyNode):
                     0.0,
                     _MOST_SIGMA,
                     0.01,
-                    "Where it stops. As a percent, 0.7 to 1 is useful; the last steps change "
-                    "little. As a sigma, the smaller of the two, such as 0.28 for SDXL.",
+                    "Where the push stops. As a percent, 0.7 to 1 is useful, as the last steps "
+                    "change little. As a sigma, it is the smaller of the two, for example 0.28 for "
+                    "SDXL.",
                 ),
                 _chain_input(),
             ],
@@ -133,22 +134,23 @@ class BadVersionGuidanceRamp(io.ComfyNode):
             node_id="BadVersionGuidanceRamp",
             display_name=cls.NAME,
             category=CATEGORY,
-            description="Lets the push rise, fall, or rise and fall again while sampling. Rising "
-            "keeps pictures varied; falling steers the composition and leaves the details alone.",
+            description="Lets the push rise, fall, or rise and fall again during sampling. Rising "
+            "keeps images varied; falling steers the composition and leaves details alone.",
             inputs=[
                 io.Combo.Input(
                     "direction",
                     options=list(schedules.RAMP_DIRECTIONS),
                     default="rising",
-                    tooltip="'rising' goes from low to high and keeps pictures varied; 'falling' "
-                    "from high to low; 'peak' is high half way and low at both ends.",
+                    tooltip="How the push changes: 'rising' goes from low to high and keeps images "
+                    "varied, 'falling' goes from high to low, 'peak' is high half way and low at "
+                    "both ends.",
                 ),
                 io.Combo.Input(
                     "curve",
                     options=list(schedules.RAMP_CURVES),
                     default="cosine",
-                    tooltip="How it gets there: 'linear' evenly, 'cosine' gently at both ends, "
-                    "'power' as the exponent says.",
+                    tooltip="How the change runs: 'linear' is even, 'cosine' is gentle at both "
+                    "ends, 'power' follows the exponent in power.",
                 ),
                 number(
                     "low",
@@ -156,8 +158,8 @@ class BadVersionGuidanceRamp(io.ComfyNode):
                     -10.0,
                     10.0,
                     0.05,
-                    "The least push, as a share of what the scale asks for. 0 is off, 0.5 half of "
-                    "it, below 0 pulls. 0 to 0.5 is useful.",
+                    "The weakest push, as a multiple of what the scale asks for. 0 is off, 0.5 is "
+                    "half, below 0 pulls towards the bad version. 0 to 0.5 is useful.",
                 ),
                 number(
                     "high",
@@ -165,8 +167,8 @@ class BadVersionGuidanceRamp(io.ComfyNode):
                     -10.0,
                     10.0,
                     0.05,
-                    "The greatest push, likewise: 1 is what the scale asks for. 1 to 2 is useful, "
-                    "as a ramp pushes less over all than a constant scale.",
+                    "The strongest push, as a multiple of what the scale asks for: 1 is exactly "
+                    "that. 1 to 2 is useful, as a ramp pushes less overall than a constant scale.",
                 ),
                 number(
                     "start",
@@ -183,8 +185,8 @@ class BadVersionGuidanceRamp(io.ComfyNode):
                     0.0,
                     1.0,
                     0.01,
-                    "Where it is complete, likewise; 1 is the last step. Beyond it the push stays "
-                    "as it is there.",
+                    "Where the change is complete, as the share of sampling that is done; 1 is the "
+                    "last step. After it, the push stays as it is.",
                 ),
                 number(
                     "power",
@@ -192,8 +194,8 @@ class BadVersionGuidanceRamp(io.ComfyNode):
                     0.1,
                     10.0,
                     0.1,
-                    "Exponent of the curve 'power', without effect on the others: 1 is linear, 2 "
-                    "or 3 stays near low for longer, 0.5 near high.",
+                    "Exponent of the 'power' curve; no effect on the others. 1 is linear, 2 or 3 "
+                    "stays near low for longer, 0.5 stays near high for longer.",
                 ),
                 _chain_input(),
             ],
@@ -232,7 +234,7 @@ class BadVersionGuidanceRamp(io.ComfyNode):
 
 
 class BadVersionGuidanceCurve(io.ComfyNode):
-    """``STRING → BadVersionSchedule``: through points that are typed by hand."""
+    """``STRING → BadVersionSchedule``: through typed points."""
 
     NAME = "Guidance Curve"
 
@@ -242,22 +244,23 @@ class BadVersionGuidanceCurve(io.ComfyNode):
             node_id="BadVersionGuidanceCurve",
             display_name=cls.NAME,
             category=CATEGORY,
-            description="Draws the strength of the push through points that you type.",
+            description="Sets how hard to push in the course of sampling, through points that you "
+            "type.",
             inputs=[
                 io.String.Input(
                     "points",
                     default="0: 0, 0.2: 1, 0.8: 1, 1: 0.5",
-                    tooltip="Pairs of 'position: strength', with commas between them. The position "
-                    "counts as unit says; the strength is a share of what the scale asks for: 1 "
-                    "all of it, 0 off, 2 twice as much.",
+                    tooltip="Pairs of 'position: strength', separated by commas. Positions are in "
+                    "the unit below. Strength is a multiple of what the scale asks for: 1 is all "
+                    "of it, 0 is off, 2 is twice as much.",
                 ),
-                _unit_input("a position is"),
+                _unit_input("the positions"),
                 io.Combo.Input(
                     "interpolation",
                     options=list(schedules.INTERPOLATIONS),
                     default="linear",
-                    tooltip="What lies between two points: 'linear' a straight line, 'smooth' a "
-                    "soft one, 'steps' the strength of the point before.",
+                    tooltip="What lies between two points: 'linear' is a straight line, 'smooth' "
+                    "is a soft curve, 'steps' keeps the strength of the point before.",
                 ),
                 _chain_input(),
             ],
@@ -277,7 +280,7 @@ class BadVersionGuidanceCurve(io.ComfyNode):
     @classmethod
     def _read(cls, points: str, by_sigma: bool) -> tuple[tuple[float, float], ...]:
         read: dict[float, float] = {}
-        # Chinese keyboards type these marks in full width.
+        # Chinese keyboards type full-width punctuation.
         for part in filter(None, map(str.strip, re.split("[\n,;，；]", points))):
             numbers = re.fullmatch(
                 rf"({_NUMBER})\s*[:：]\s*({_NUMBER})|({_NUMBER})\s+({_NUMBER})", part
@@ -318,9 +321,9 @@ class BadVersionDynamicNegative(io.ComfyNode):
             node_id="BadVersionDynamicNegative",
             display_name=cls.NAME,
             category=CATEGORY,
-            description="Pushes a picture away from a negative prompt only as far as it is about "
-            "to become what that prompt says, each picture of a batch on its own. A prompt that "
-            "has nothing to do with the picture leaves it alone. Wants a higher cfg, 4 to 11.",
+            description="Pushes only as hard as each image drifts towards the negative prompt. "
+            "Every image of a batch is judged on its own, and one that has nothing to do with the "
+            "prompt is left alone. Needs a higher cfg than usual: 4 to 11.",
             inputs=[
                 number(
                     "prior",
@@ -328,9 +331,9 @@ class BadVersionDynamicNegative(io.ComfyNode):
                     0.001,
                     0.9,
                     0.01,
-                    "How probable it is before the first step that a picture shows what it must "
-                    "not. 0.01 to 0.05 leaves other pictures alone; up to 0.2 for what comes up "
-                    "that often.",
+                    "How likely an image is to show what you do not want, before the first step. "
+                    "0.01 to 0.05 leaves other images alone; go up to 0.2 for what comes up that "
+                    "often.",
                 ),
                 number(
                     "temperature",
@@ -338,14 +341,14 @@ class BadVersionDynamicNegative(io.ComfyNode):
                     0.0,
                     1000.0,
                     0.05,
-                    "How fast the push follows what the steps show: 0.2 to 2 is useful. Too low "
-                    "and it stays as the prior says, too high and it jumps between off and full.",
+                    "How fast the push reacts to what the steps show. 0.2 to 2 is useful. Too low "
+                    "and it stays at what prior says; too high and it jumps between off and full.",
                 ),
                 io.Boolean.Input(
                     "per_dimension",
                     default=True,
-                    tooltip="Count temperature and offset for 1000 numbers of a latent, so that "
-                    "the same values fit every size of picture. Off, they are those of the paper.",
+                    tooltip="Counts temperature and offset per 1000 numbers of a latent, so that "
+                    "the same values fit every image size. Off: the values are those of the paper.",
                 ),
                 number(
                     "offset",
@@ -353,9 +356,9 @@ class BadVersionDynamicNegative(io.ComfyNode):
                     -1000.0,
                     1000.0,
                     0.001,
-                    "Evidence for the negative prompt that every step brings, so that the push "
-                    "does not die out too early. 0 to 0.5 is useful; it counts most in the last "
-                    "steps.",
+                    "Evidence for the negative prompt that is added at every step, so that the "
+                    "push does not die out too early. 0 to 0.5 is useful; it counts most in the "
+                    "last steps.",
                 ),
                 number(
                     "floor",
@@ -363,8 +366,8 @@ class BadVersionDynamicNegative(io.ComfyNode):
                     0.000001,
                     0.5,
                     0.000001,
-                    "The least probability. The smaller, the longer it takes a push that has died "
-                    "out to come back; 0.000001 to 0.001 is useful.",
+                    "The lowest probability. The smaller it is, the longer a push that has died "
+                    "out takes to come back. 0.000001 to 0.001 is useful.",
                 ),
                 number(
                     "ceiling",
@@ -372,8 +375,8 @@ class BadVersionDynamicNegative(io.ComfyNode):
                     0.01,
                     0.99,
                     0.01,
-                    "The greatest probability, and with it the greatest push: at 0.8 it is 4 times "
-                    "what the scale asks for, at 0.5 just that.",
+                    "The highest probability, which sets the strongest push: at 0.8 it is 4 times "
+                    "what the scale asks for, at 0.5 exactly that.",
                 ),
                 _chain_input(),
             ],
@@ -409,7 +412,7 @@ class BadVersionDynamicNegative(io.ComfyNode):
 
 
 class BadVersionDistanceCalibrated(io.ComfyNode):
-    """``→ BadVersionSchedule``: a scale that is set from two distances."""
+    """``→ BadVersionSchedule``: a scale set from two distances."""
 
     NAME = "Distance-Calibrated Scale"
 
@@ -419,9 +422,9 @@ class BadVersionDistanceCalibrated(io.ComfyNode):
             node_id="BadVersionDistanceCalibrated",
             display_name=cls.NAME,
             category=CATEGORY,
-            description="Sets the scale by itself, at every step: a push as long as a share of the "
-            "way from a picture to the average of all that it could still become. The same share "
-            "fits prompts and models for which you would have to look for another scale each.",
+            description="Sets the scale by itself at every step, so that the push is a share of "
+            "the distance from the image to the average of all that it could still become. The "
+            "same share fits prompts and models that would each need a scale of their own.",
             inputs=[
                 number(
                     "share",
@@ -429,9 +432,9 @@ class BadVersionDistanceCalibrated(io.ComfyNode):
                     0.0,
                     10.0,
                     0.01,
-                    "How far to push, in parts of that distance. 0.1 to 0.5 is useful. It takes "
-                    "the place of the number on the guider, where 1 is still off and less than 1 "
-                    "pulls.",
+                    "How far to push, as a share of the image's distance from that average. 0.1 to "
+                    "0.5 is useful. It replaces the number on the guider, where 1 is still off and "
+                    "below 1 still pulls.",
                 ),
                 number(
                     "cap",
@@ -439,7 +442,7 @@ class BadVersionDistanceCalibrated(io.ComfyNode):
                     0.0,
                     1000.0,
                     0.5,
-                    "The most that a difference is multiplied by. It holds where the two "
+                    "The most that a difference is multiplied by. It limits the push where the two "
                     "predictions hardly differ; 5 to 20 is useful.",
                 ),
                 number(
@@ -448,8 +451,8 @@ class BadVersionDistanceCalibrated(io.ComfyNode):
                     0.0,
                     100.0,
                     0.05,
-                    "Standard deviation of the model's latents. 0 takes what its latent format "
-                    "says, which is 1 for nearly all models.",
+                    "Standard deviation of the model's latents. 0 uses that of its latent format, "
+                    "which is 1 for nearly all models.",
                 ),
                 _chain_input(),
             ],
@@ -466,7 +469,7 @@ class BadVersionDistanceCalibrated(io.ComfyNode):
 
 
 class BadVersionGuidanceSchedulePreview(io.ComfyNode):
-    """``BadVersionSchedule, SIGMAS → IMAGE``: what a chain of schedules does over a run."""
+    """``BadVersionSchedule, SIGMAS → IMAGE``: what a chain of schedules does in a run."""
 
     NAME = "Schedule Preview"
 
@@ -479,9 +482,14 @@ class BadVersionGuidanceSchedulePreview(io.ComfyNode):
             description="Draws how hard a schedule, or a chain of them, pushes at each step of "
             "your sampler, before you sample.",
             inputs=[
-                ScheduleType.Input("schedule", tooltip="The schedule to draw, with all before it."),
+                ScheduleType.Input(
+                    "schedule",
+                    tooltip="The schedule to draw, with all schedules before it.",
+                ),
                 io.Model.Input(
-                    "model", tooltip="The model to sample with, which says what a percent is."
+                    "model",
+                    tooltip="The model to sample with. It decides which sigma a percent stands "
+                    "for.",
                 ),
                 io.Sigmas.Input(
                     "sigmas", tooltip="The steps, from a scheduler such as BasicScheduler."
@@ -492,7 +500,7 @@ class BadVersionGuidanceSchedulePreview(io.ComfyNode):
                     0.0,
                     100.0,
                     0.05,
-                    "The scale that the guider has, weak_scale or cfg; the curve is drawn for it.",
+                    "The scale on the guider, weak_scale or cfg. The curve is drawn for it.",
                 ),
                 language_input(),
             ],
@@ -500,7 +508,7 @@ class BadVersionGuidanceSchedulePreview(io.ComfyNode):
                 io.Image.Output(
                     display_name="preview",
                     tooltip="The drawing, also shown on the node: the scale at each step. A band "
-                    "is where a schedule may go that depends on the picture.",
+                    "shows the range of a schedule that depends on the image.",
                 )
             ],
             is_output_node=True,

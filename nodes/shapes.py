@@ -1,4 +1,4 @@
-"""Shelf "bad version/shape": what of a push is used."""
+"""Category "bad version/shape": which part of a push to keep."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _chain_input() -> io.Input:
     return ShapeType.Input(
         "shape",
         optional=True,
-        tooltip="Another shape that comes first; this one then acts on what that one leaves.",
+        tooltip="Another shape that acts first; this one acts on its result.",
     )
 
 
@@ -43,8 +43,8 @@ class BadVersionProjectedShape(io.ComfyNode):
             node_id="BadVersionProjectedShape",
             display_name=cls.NAME,
             category=CATEGORY,
-            description="Takes from a push what makes pictures oversaturated, so that a high scale "
-            "can be used: adaptive projected guidance.",
+            description="Removes the part of a push that oversaturates images, so that you can use "
+            "a high scale: adaptive projected guidance (APG).",
             inputs=[
                 number(
                     "eta",
@@ -52,8 +52,8 @@ class BadVersionProjectedShape(io.ComfyNode):
                     -10.0,
                     10.0,
                     0.05,
-                    "How much of the push remains that only strengthens the picture as it is, "
-                    "contrast and colour. 0 takes all of it away, 1 is ordinary guidance.",
+                    "How much to keep of the part that only amplifies the image as it is, its "
+                    "contrast and colour. 0 removes all of it, 1 is ordinary guidance.",
                 ),
                 number(
                     "norm_threshold",
@@ -61,9 +61,8 @@ class BadVersionProjectedShape(io.ComfyNode):
                     0.0,
                     1000.0,
                     0.5,
-                    "How long the difference may be; what is longer is shortened to it. 2.5 to 15 "
-                    "is usual for pictures of 512 to 1024 pixels, more for larger ones. 0 is no "
-                    "limit.",
+                    "How long the difference may be; a longer one is shortened to it. 2.5 to 15 is "
+                    "usual for images of 512 to 1024 pixels, more for larger ones. 0 is no limit.",
                 ),
                 number(
                     "momentum",
@@ -71,8 +70,8 @@ class BadVersionProjectedShape(io.ComfyNode):
                     -0.95,
                     0.95,
                     0.05,
-                    "How much of the average of earlier pushes is added. Below 0 it damps what "
-                    "they have in common: -0.75 to -0.25 is usual. 0 is off.",
+                    "How much of the average of earlier pushes to add. Below 0 damps what they "
+                    "have in common: -0.75 to -0.25 is usual. 0 is off.",
                 ),
                 _chain_input(),
             ],
@@ -89,7 +88,7 @@ class BadVersionProjectedShape(io.ComfyNode):
 
 
 class BadVersionRejectShape(io.ComfyNode):
-    """``→ BadVersionShape``: compare with the other push."""
+    """``→ BadVersionShape``: by comparison with the other push."""
 
     NAME = shapes.Reject.node
 
@@ -99,17 +98,17 @@ class BadVersionRejectShape(io.ComfyNode):
             node_id="BadVersionRejectShape",
             display_name=cls.NAME,
             category=CATEGORY,
-            description="Where you push away from a weak model and from a negative prompt at once: "
-            "uses of one push only what the other one does not do already, or only what lies along "
-            "it.",
+            description="Keeps only the part of a push that the other push does not make already, "
+            "or only the part that lies along it. For guidance by a weak model and a negative "
+            "prompt at once.",
             inputs=[
                 io.Combo.Input(
                     "keep",
                     options=["different", "common"],
                     default="different",
-                    tooltip="'different' keeps what is at a right angle to the other push, so that "
-                    "the two do not add up to too much; 'common' keeps what points the same way, "
-                    "or the opposite one.",
+                    tooltip="Which part to keep: 'different' is what is at a right angle to the "
+                    "other push, so that the two do not add up to too much; 'common' is what "
+                    "points the same way, or exactly the opposite way.",
                 ),
                 _chain_input(),
             ],
@@ -124,7 +123,7 @@ class BadVersionRejectShape(io.ComfyNode):
 
 
 class BadVersionCapShape(io.ComfyNode):
-    """``→ BadVersionShape``: a limit on the length."""
+    """``→ BadVersionShape``: a limit to the length."""
 
     NAME = shapes.Cap.node
 
@@ -134,16 +133,16 @@ class BadVersionCapShape(io.ComfyNode):
             node_id="BadVersionCapShape",
             display_name=cls.NAME,
             category=CATEGORY,
-            description="Keeps a push from being longer than a limit, whatever its direction. Good "
-            "against single steps that burn a picture.",
+            description="Limits the length of a push, whatever its direction. Helps against single "
+            "steps that burn the image.",
             inputs=[
                 io.Combo.Input(
                     "relative_to",
                     options=["other push", "number"],
                     default="other push",
-                    tooltip="What the limit counts: 'other push' is the length of the other "
-                    "difference, of the negative prompt for the weak model and the other way "
-                    "round; 'number' is a length of its own.",
+                    tooltip="What the limit is measured by: 'other push' is the length of the "
+                    "other difference, that of the negative prompt for the weak model and the "
+                    "other way round; 'number' is a fixed length.",
                 ),
                 number(
                     "limit",
@@ -151,8 +150,9 @@ class BadVersionCapShape(io.ComfyNode):
                     0.0,
                     1000.0,
                     0.05,
-                    "How long the difference may be before it is scaled. Of the other push, 0.5 to "
-                    "2 is useful; as a number, 5 to 20 for pictures of 512 to 1024 pixels.",
+                    "How long the difference may be before it is scaled. Relative to the other "
+                    "push, 0.5 to 2 is useful; as a number, 5 to 20 for images of 512 to 1024 "
+                    "pixels.",
                 ),
                 _chain_input(),
             ],
@@ -167,7 +167,7 @@ class BadVersionCapShape(io.ComfyNode):
 
 
 class BadVersionRescaleShape(io.ComfyNode):
-    """``→ BadVersionShape``: hold the contrast."""
+    """``→ BadVersionShape``: contrast kept as it was."""
 
     NAME = shapes.Rescale.node
 
@@ -177,7 +177,7 @@ class BadVersionRescaleShape(io.ComfyNode):
             node_id="BadVersionRescaleShape",
             display_name=cls.NAME,
             category=CATEGORY,
-            description="Takes back the contrast that a push adds to the picture, so that a high "
+            description="Takes back the contrast that a push adds to the image, so that a high "
             "scale does not burn it.",
             inputs=[
                 number(
@@ -186,8 +186,8 @@ class BadVersionRescaleShape(io.ComfyNode):
                     0.0,
                     1.0,
                     0.05,
-                    "How much of the added contrast is taken back: 0 none, 1 all of it, which may "
-                    "look flat. 0.5 to 0.75 is usual.",
+                    "How much of the added contrast to take back: 0 is none, 1 is all of it, which "
+                    "may look flat. 0.5 to 0.75 is usual.",
                 ),
                 _chain_input(),
             ],
@@ -212,8 +212,8 @@ class BadVersionZeroStarShape(io.ComfyNode):
             node_id="BadVersionZeroStarShape",
             display_name=cls.NAME,
             category=CATEGORY,
-            description="Makes the bad version as strong as it fits the good one best before "
-            "pushing away from it: CFG-Zero*, made for flow models such as SD3.5, Flux and Wan.",
+            description="Scales the bad version to the best fit with the good one before pushing "
+            "away from it: CFG-Zero*, made for flow models such as SD3.5, Flux and Wan.",
             inputs=[_chain_input()],
             outputs=[_output()],
         )
@@ -235,13 +235,13 @@ class BadVersionPerpNegShape(io.ComfyNode):
             node_id="BadVersionPerpNegShape",
             display_name=cls.NAME,
             category=CATEGORY,
-            description="Uses of a negative prompt only what the positive one does not want, so "
-            "that the two never fight: Perp-Neg. It costs one pass of the model more.",
+            description="Keeps only what the negative prompt asks for and the positive one does "
+            "not, so that the two never conflict: Perp-Neg. Costs one more model pass.",
             inputs=[
                 io.Conditioning.Input(
                     "empty",
-                    tooltip="An empty prompt, encoded like the positive one. What both prompts are "
-                    "compared with.",
+                    tooltip="An empty prompt, encoded like the positive one. Both prompts are "
+                    "compared with it.",
                 ),
                 number(
                     "weight",
@@ -249,8 +249,8 @@ class BadVersionPerpNegShape(io.ComfyNode):
                     0.0,
                     10.0,
                     0.05,
-                    "How much the negative prompt counts beside the empty one. 0 is guidance "
-                    "away from the empty prompt alone, 0.5 to 2 is useful.",
+                    "Weight of the negative prompt beside the empty one. 0 is guidance away from "
+                    "the empty prompt alone; 0.5 to 2 is useful.",
                 ),
                 _chain_input(),
             ],
@@ -265,7 +265,7 @@ class BadVersionPerpNegShape(io.ComfyNode):
 
 
 class BadVersionFrequencyShape(io.ComfyNode):
-    """``→ BadVersionShape``: the coarse and the fine apart."""
+    """``→ BadVersionShape``: layout and detail separately."""
 
     NAME = shapes.Frequency.node
 
@@ -275,8 +275,8 @@ class BadVersionFrequencyShape(io.ComfyNode):
             node_id="BadVersionFrequencyShape",
             display_name=cls.NAME,
             category=CATEGORY,
-            description="Pushes the coarse and the fine of a picture apart: less on layout and "
-            "colour keeps pictures varied and natural, more on outlines makes them crisp.",
+            description="Sets the push on layout and on detail separately: less on layout and "
+            "colour keeps images varied and natural, more on outlines makes them crisp.",
             inputs=[
                 number(
                     "low",
@@ -284,8 +284,8 @@ class BadVersionFrequencyShape(io.ComfyNode):
                     -10.0,
                     10.0,
                     0.05,
-                    "How hard to push layout and colour, as a share of what the scale asks for. "
-                    "0.2 to 1 is useful; below 0 pulls.",
+                    "How hard to push layout and colour, as a multiple of what the scale asks for. "
+                    "0.2 to 1 is useful; below 0 pulls towards the bad version.",
                 ),
                 number(
                     "high",
@@ -293,16 +293,16 @@ class BadVersionFrequencyShape(io.ComfyNode):
                     -10.0,
                     10.0,
                     0.05,
-                    "How hard to push outlines and texture, likewise. 1 to 2 is useful; below 0 "
-                    "pulls.",
+                    "How hard to push outlines and texture, as a multiple of what the scale asks "
+                    "for. 1 to 2 is useful; below 0 pulls towards the bad version.",
                 ),
                 io.Int.Input(
                     "levels",
                     default=1,
                     min=1,
                     max=8,
-                    tooltip="How many octaves of detail count as fine: each one halves what is "
-                    "left as coarse. 1 or 2 for most pictures, 3 for very large ones.",
+                    tooltip="How many octaves of detail count as fine; each one halves what is "
+                    "left as coarse. 1 or 2 for most images, 3 for very large ones.",
                 ),
                 _chain_input(),
             ],

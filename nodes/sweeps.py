@@ -1,4 +1,4 @@
-"""Every combination of some settings, and where the picture of each belongs on a sheet."""
+"""Every combination of some settings, and where the image of each belongs on a sheet."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True)
 class Sweep:
-    """How the pictures of a sweep lie on a sheet, in reading order.
+    """How the images of a sweep lie on a sheet, in reading order.
 
     Attributes:
-        columns: what sets the pictures of each column apart.
-        rows: what sets the pictures of each row apart.
-        common: what all pictures have in common.
+        columns: what sets the images of each column apart.
+        rows: what sets the images of each row apart.
+        common: what all images have in common.
     """
 
     columns: tuple[str, ...]
@@ -38,12 +38,12 @@ def arranged(settings: Mapping[str, Sequence[Choice]], columns: str) -> tuple[li
         columns: name of the one that changes from left to right.
 
     Returns:
-        The value of each setting for each picture, in reading order and by name; the sweep.
+        The value of each setting for each image, in reading order and by name; the sweep.
     """
     fixed = {n: each[0] for n, each in settings.items() if n != columns and len(each) == 1}
     varied = {n: each for n, each in settings.items() if n != columns and n not in fixed}
     rows = [dict(zip(varied, row, strict=True)) for row in itertools.product(*varied.values())]
-    pictures = [
+    images = [
         {name: choice.value for name, choice in {**fixed, **row, columns: column}.items()}
         for row in rows
         for column in settings[columns]
@@ -53,4 +53,4 @@ def arranged(settings: Mapping[str, Sequence[Choice]], columns: str) -> tuple[li
         rows=tuple("\n".join(choice.caption for choice in row.values()) for row in rows),
         common=", ".join(choice.caption for choice in fixed.values() if choice.caption),
     )
-    return pictures, sweep
+    return images, sweep

@@ -1,4 +1,4 @@
-"""Shelf "bad version/weaken": bad versions made from the model, or the prompt, one already has."""
+"""Category "bad version/weaken": bad versions made from a model or a prompt."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def _model_input(tooltip: str = "The model to weaken; it is not changed itself."
 def _weak_model_output() -> io.Model.Output:
     return io.Model.Output(
         display_name="weak_model",
-        tooltip="The weak version, for the weak_model input of Bad-Version Guider or Patch, or for "
-        "another node that weakens it further.",
+        tooltip="The weak model, for weak_model of Bad-Version Guider or Patch, or for another "
+        "Weaken node.",
     )
 
 
@@ -39,9 +39,9 @@ def _blocks_input(chosen: str) -> io.String.Input:
     return io.String.Input(
         "blocks",
         default="auto",
-        tooltip=f"Which blocks of the network: 'auto' ({chosen}), 'all', or names and numbers such "
-        "as 'middle', 'input 4-6' or 'double 7-9, single 20'. What the model does not have is "
-        "reported with a list of what it has.",
+        tooltip=f"Which blocks of the network to weaken: 'auto' ({chosen}), 'all', or names and "
+        "numbers such as 'middle', 'input 4-6' or 'double 7-9, single 20'. For blocks that the "
+        "model does not have, the error lists those that it has.",
     )
 
 
@@ -52,8 +52,8 @@ def _seed_input() -> io.Int.Input:
         min=0,
         max=0xFFFFFFFFFFFFFFFF,
         control_after_generate=False,
-        tooltip="Where the random numbers start: the same seed makes the same weak version again, "
-        "another one a different version that is as weak.",
+        tooltip="Seed of the random numbers. The same seed makes the same weak version again; "
+        "another seed makes a different one that is just as weak.",
     )
 
 
@@ -68,14 +68,14 @@ class BadVersionWeakenAgainstBase(io.ComfyNode):
             node_id="BadVersionWeakenAgainstBase",
             display_name=cls.NAME,
             category=CATEGORY,
-            description="Takes away what a finetune or its LoRAs have learned, by going from the "
+            description="Removes what a finetune or its LoRAs have learned, by going from the "
             "model towards the base model it was made from.",
             inputs=[
                 _model_input("The finetuned model; it is not changed itself."),
                 io.Model.Input(
                     "base_model",
-                    tooltip="The model that the finetune started from, of the same architecture, "
-                    "such as SDXL base for an SDXL finetune.",
+                    tooltip="The model that the finetune started from, with the same architecture, "
+                    "for example SDXL base for an SDXL finetune.",
                 ),
                 number(
                     "amount",
@@ -85,7 +85,7 @@ class BadVersionWeakenAgainstBase(io.ComfyNode):
                     0.05,
                     "How far to go: 1 is the base model itself and a good start, 0.5 is half way; "
                     "1.2 to 2 goes past the base, for a stronger push. Below 0 goes the other way "
-                    "and overdoes the finetune.",
+                    "and exaggerates the finetune.",
                 ),
             ],
             outputs=[_weak_model_output()],
@@ -93,7 +93,7 @@ class BadVersionWeakenAgainstBase(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: ModelPatcher, base_model: ModelPatcher, amount: float) -> io.NodeOutput:
-        """Return the weaker model; raise ``GuidanceError`` where the two do not fit together."""
+        """Return the weaker model; raise ``GuidanceError`` if the two do not fit together."""
         check(cls, amount=amount)
         return io.NodeOutput(weak_weights.against_base(cls.NAME, model, base_model, amount=amount))
 
@@ -109,19 +109,21 @@ class BadVersionWeakenLora(io.ComfyNode):
             node_id="BadVersionWeakenLora",
             display_name=cls.NAME,
             category=CATEGORY,
-            description="Turns down or takes off all LoRAs that are on the model. The push then "
-            "goes towards what they have learned, and away from what the model does without them.",
+            description="Turns down or removes all LoRAs on the model. The push then goes towards "
+            "what they have learned, away from the model without them.",
             inputs=[
-                _model_input("The model, behind its LoRA loaders; it is not changed itself."),
+                _model_input(
+                    "The model, after its LoRA loaders; it is not changed itself.",
+                ),
                 number(
                     "keep",
                     0.0,
                     -1.0,
                     2.0,
                     0.05,
-                    "What is left of the LoRAs' strength: 0 takes them off, 0.5 halves them. Below "
-                    "0 turns them around, for a stronger push; above 1 overdoes them, so that the "
-                    "push goes away from too much of them.",
+                    "How much of the LoRAs' strength to keep: 0 removes them, 0.5 halves them. "
+                    "Below 0 reverses them, for a stronger push; above 1 exaggerates them, so that "
+                    "the push goes away from too much of them.",
                 ),
             ],
             outputs=[_weak_model_output()],
@@ -129,7 +131,7 @@ class BadVersionWeakenLora(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: ModelPatcher, keep: float) -> io.NodeOutput:
-        """Return the weaker model; raise ``GuidanceError`` where there is no LoRA."""
+        """Return the weaker model; raise ``GuidanceError`` if there is no LoRA."""
         check(cls, keep=keep)
         return io.NodeOutput(weak_weights.without_loras(cls.NAME, model, keep=keep))
 
@@ -145,7 +147,7 @@ class BadVersionWeakenWithNoise(io.ComfyNode):
             node_id="BadVersionWeakenWithNoise",
             display_name=cls.NAME,
             category=CATEGORY,
-            description="Blurs what the model has learned, by adding noise to its weights.",
+            description="Adds noise to the model's weights, which blurs what it has learned.",
             inputs=[
                 _model_input(),
                 number(
@@ -155,7 +157,7 @@ class BadVersionWeakenWithNoise(io.ComfyNode):
                     2.0,
                     0.01,
                     "How much noise, relative to the spread of each tensor's own values. 0.05 to "
-                    "0.2 is useful; from about 0.5 nothing of the picture is left, and the push "
+                    "0.2 is useful; from about 0.5 nothing of the image is left, and the push "
                     "means nothing.",
                 ),
                 _seed_input(),
@@ -185,7 +187,7 @@ class BadVersionWeakenWithFewerBits(io.ComfyNode):
             node_id="BadVersionWeakenWithFewerBits",
             display_name=cls.NAME,
             category=CATEGORY,
-            description="Rounds the model's weights to few bits, as a heavy compression would.",
+            description="Rounds the model's weights to a few bits, as heavy compression does.",
             inputs=[
                 _model_input(),
                 io.Int.Input(
@@ -193,9 +195,9 @@ class BadVersionWeakenWithFewerBits(io.ComfyNode):
                     default=4,
                     min=2,
                     max=8,
-                    tooltip="Bits per weight, with a scale for each output channel. 3 or 4 is "
-                    "useful: at 8 hardly anything is lost and there is hardly a push, at 2 little "
-                    "is left of the picture.",
+                    tooltip="Bits per weight, with one scale for each output channel. 3 or 4 is "
+                    "useful. At 8 hardly anything is lost and there is hardly any push; at 2 "
+                    "little is left of the image.",
                 ),
                 _blocks_input("all of them"),
             ],
@@ -211,7 +213,7 @@ class BadVersionWeakenWithFewerBits(io.ComfyNode):
 
 
 class BadVersionWeakenWithLowRank(io.ComfyNode):
-    """``MODEL → MODEL``: the model with the small singular values of its weights cut off."""
+    """``MODEL → MODEL``: the model without the small singular values of its weights."""
 
     NAME = "Weaken with Low Rank"
 
@@ -221,8 +223,8 @@ class BadVersionWeakenWithLowRank(io.ComfyNode):
             node_id="BadVersionWeakenWithLowRank",
             display_name=cls.NAME,
             category=CATEGORY,
-            description="Keeps the broad strokes of each weight matrix and cuts off its finer "
-            "ones, as if the model were smaller than it is.",
+            description="Keeps the broad strokes of each weight matrix and removes the finer ones, "
+            "as if the model were smaller.",
             inputs=[
                 _model_input(),
                 number(
@@ -231,9 +233,8 @@ class BadVersionWeakenWithLowRank(io.ComfyNode):
                     0.01,
                     0.99,
                     0.01,
-                    "Share of the singular values of each matrix that is kept, the largest ones. "
-                    "0.3 to 0.7 is useful; less makes the weak version worse and the push "
-                    "stronger.",
+                    "Share of each matrix's singular values to keep, the largest first. 0.3 to 0.7 "
+                    "is useful; less makes the weak model worse and the push stronger.",
                 ),
                 _blocks_input("all of them"),
             ],
@@ -259,8 +260,8 @@ class BadVersionWeakenWithDropout(io.ComfyNode):
             node_id="BadVersionWeakenWithDropout",
             display_name=cls.NAME,
             category=CATEGORY,
-            description="Switches off a random share of what goes on inside the model, another "
-            "one at each step. Takes no extra memory.",
+            description="Drops a random share of the activations inside the model, a different one "
+            "at each step. Uses no extra memory.",
             inputs=[
                 _model_input(),
                 number(
@@ -269,8 +270,8 @@ class BadVersionWeakenWithDropout(io.ComfyNode):
                     0.005,
                     0.9,
                     0.005,
-                    "Share of the activations that is dropped. 0.05 to 0.15 is useful; above 0.3 "
-                    "little is left of the picture.",
+                    "Share of the activations to drop. 0.05 to 0.15 is useful; above 0.3 little is "
+                    "left of the image.",
                 ),
                 _seed_input(),
                 _blocks_input("all of them"),
@@ -300,17 +301,17 @@ class BadVersionWeakenAttention(io.ComfyNode):
             node_id="BadVersionWeakenAttention",
             display_name=cls.NAME,
             category=CATEGORY,
-            description="Keeps the parts of the picture from looking at each other, so that the "
-            "push goes towards structure that holds together. Takes no extra memory.",
+            description="Keeps the parts of the image from seeing each other, so that the push "
+            "goes towards coherent structure. Uses no extra memory.",
             inputs=[
                 _model_input(),
                 io.Combo.Input(
                     "mode",
                     options=["identity", "blur", "window"],
                     default="blur",
-                    tooltip="What is done to the self-attention. identity: each part sees only "
-                    "itself (perturbed attention). blur: what a part looks for is smeared over "
-                    "the picture (smoothed energy). window: each part sees only its neighbourhood "
+                    tooltip="What to do to self-attention. identity: each part sees only itself "
+                    "(perturbed attention). blur: what a part looks for is blurred across the "
+                    "image (smoothed energy). window: each part sees only its neighbourhood "
                     "(sliding window).",
                 ),
                 number(
@@ -319,26 +320,26 @@ class BadVersionWeakenAttention(io.ComfyNode):
                     0.01,
                     1.0,
                     0.01,
-                    "How much of it: for identity the share that is mixed in, for blur how wide, "
-                    "for window how narrow. 1 is all of it and a good start, 0.5 is gentle; for "
-                    "window, 1 leaves each part nothing but its own place.",
+                    "How much to change it: for identity the share that is mixed in, for blur how "
+                    "wide, for window how narrow. 1 is all of it and a good start, 0.5 is gentle; "
+                    "with window, 1 leaves each part only its own place.",
                 ),
-                _blocks_input("the middle of a U-Net, some a third of the way into a transformer"),
+                _blocks_input("the middle of a U-Net, a few a third of the way into a transformer"),
             ],
             outputs=[_weak_model_output()],
         )
 
     @classmethod
     def execute(cls, model: ModelPatcher, mode: str, strength: float, blocks: str) -> io.NodeOutput:
-        """Return the weaker model; raise ``GuidanceError`` where it has no such attention."""
+        """Return the weaker model; raise ``GuidanceError`` if its attention cannot be weakened."""
         check(cls, strength=strength, mode=mode)
         network = Network.of(model)
         if not weak_passes.can_perturb_attention(network):
             raise bad_input(
                 cls.NAME,
                 "model",
-                f"{name_of(model)}, whose attention this release of ComfyUI lets nobody replace",
-                "a U-Net (SD1.5, SDXL), or a newer ComfyUI, which does",
+                f"{name_of(model)}, whose attention cannot be replaced in this release of ComfyUI",
+                "a U-Net (SD1.5, SDXL), or a newer ComfyUI",
             )
         chosen = choose(
             cls.NAME,
@@ -366,11 +367,11 @@ class BadVersionWeakenBySkippingBlocks(io.ComfyNode):
             node_id="BadVersionWeakenBySkippingBlocks",
             display_name=cls.NAME,
             category=CATEGORY,
-            description="Leaves out whole blocks of the network. The weak version is then faster "
-            "than the model, and takes no extra memory.",
+            description="Skips whole blocks of the network. The weak model is then faster than the "
+            "model, and uses no extra memory.",
             inputs=[
                 _model_input(),
-                _blocks_input("the middle of a U-Net, some a third of the way into a transformer"),
+                _blocks_input("the middle of a U-Net, a few a third of the way into a transformer"),
             ],
             outputs=[_weak_model_output()],
         )
@@ -391,7 +392,7 @@ class BadVersionWeakenBySkippingBlocks(io.ComfyNode):
 
 
 class BadVersionWeakenTokens(io.ComfyNode):
-    """``MODEL → MODEL``: the model with parts of the picture in the wrong place."""
+    """``MODEL → MODEL``: the model with parts of the image in the wrong place."""
 
     NAME = "Weaken Tokens"
 
@@ -401,8 +402,8 @@ class BadVersionWeakenTokens(io.ComfyNode):
             node_id="BadVersionWeakenTokens",
             display_name=cls.NAME,
             category=CATEGORY,
-            description="Puts parts of the picture in the wrong place inside the network, another "
-            "order at each step. Takes no extra memory.",
+            description="Puts parts of the image in the wrong place inside the network, in a "
+            "different order at each step. Uses no extra memory.",
             inputs=[
                 _model_input(),
                 number(
@@ -411,12 +412,12 @@ class BadVersionWeakenTokens(io.ComfyNode):
                     0.01,
                     1.0,
                     0.01,
-                    "Share of the picture's tokens that change places. 1 is what the paper uses; "
-                    "0.2 to 0.5 is gentler.",
+                    "Share of the image's tokens that change places. 1 is what the paper uses; 0.2 "
+                    "to 0.5 is gentler.",
                 ),
                 _seed_input(),
                 _blocks_input(
-                    "the deepest two on a U-Net's way down, some a third of the way into a "
+                    "the two deepest on the way down of a U-Net, a few a third of the way into a "
                     "transformer"
                 ),
             ],
@@ -452,7 +453,7 @@ class BadVersionWeakenPrompt(io.ComfyNode):
             node_id="BadVersionWeakenPrompt",
             display_name=cls.NAME,
             category=CATEGORY,
-            description="Makes a prompt say less, for the weak version to see. The push then goes "
+            description="Makes a prompt say less, for use as the bad version. The push then goes "
             "towards what the prompt asks for, much as with an empty negative prompt but gentler.",
             inputs=[
                 io.Conditioning.Input("conditioning", tooltip="The prompt to weaken, encoded."),
@@ -460,8 +461,8 @@ class BadVersionWeakenPrompt(io.ComfyNode):
                     "mode",
                     options=["drop", "noise", "blur"],
                     default="drop",
-                    tooltip="What is done to the prompt. drop: some of its tokens say nothing. "
-                    "noise: all of them say it unclearly. blur: all of them say nearly the same.",
+                    tooltip="What to do to the prompt. drop: some of its tokens say nothing. "
+                    "noise: all of them become unclear. blur: all of them say nearly the same.",
                 ),
                 number(
                     "amount",
@@ -469,16 +470,15 @@ class BadVersionWeakenPrompt(io.ComfyNode):
                     0.01,
                     1.0,
                     0.01,
-                    "How much: the share of the tokens that is dropped, noise relative to the "
-                    "prompt's own spread, or how far towards its mean. 0.3 to 0.8 is useful.",
+                    "How much: the share of tokens to drop, the noise relative to the prompt's own "
+                    "spread, or how far to go towards its mean. 0.3 to 0.8 is useful.",
                 ),
                 _seed_input(),
             ],
             outputs=[
                 io.Conditioning.Output(
                     display_name="weak_positive",
-                    tooltip="The weaker prompt, for the weak_positive input of Bad-Version Guider "
-                    "or Patch.",
+                    tooltip="The weak prompt, for weak_positive of Bad-Version Guider or Patch.",
                 )
             ],
         )
@@ -487,7 +487,7 @@ class BadVersionWeakenPrompt(io.ComfyNode):
     def execute(
         cls, conditioning: Conditioning, mode: str, amount: float, seed: int
     ) -> io.NodeOutput:
-        """Return the weaker prompt; raise ``GuidanceError`` for what is no text embedding."""
+        """Return the weaker prompt; raise ``GuidanceError`` if it is no text embedding."""
         check(cls, amount=amount, mode=mode)
         return io.NodeOutput(weak_prompts.weaken_prompt(cls.NAME, conditioning, mode, amount, seed))
 

@@ -1,4 +1,4 @@
-"""What the inputs of several nodes have in common."""
+"""What the inputs of several nodes share."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from .drawing.style import LANGUAGES
 def number(
     name: str, default: float, least: float, most: float, step: float, tooltip: str
 ) -> io.Float.Input:
-    """A number, ten times as fine as its arrows step."""
+    """A number; typing is ten times as fine as the arrows."""
     return io.Float.Input(
         name, default=default, min=least, max=most, step=step, round=step / 10, tooltip=tooltip
     )
 
 
 def language_input() -> io.Combo.Input:
-    """In which language a drawing speaks; `LANGUAGES` has the folder of its translations."""
+    """The language of the words in a drawing; `LANGUAGES` has the folder of each."""
     return io.Combo.Input(
         "language",
         options=list(LANGUAGES),
         default="English",
-        tooltip="Language of the words in the drawing, which otherwise stays the same.",
+        tooltip="Language of the words in the drawing. Nothing else changes.",
     )
 
 
 def check(node: type[io.ComfyNode], **values: Any) -> None:
-    """Raise ``GuidanceError`` for what the node's widgets would not have let through."""
+    """Raise ``GuidanceError`` for values that the node's widgets would not accept."""
     schema = node.define_schema()
     widgets = {widget.id: widget for widget in schema.inputs}
     for name, value in values.items():

@@ -12,17 +12,17 @@ from .canvas import Box, Canvas
 from .fonts import LINE_HEIGHT, text_size, wrapped
 from .style import GRID, LINE, MUTED, TEXT
 
-# A number and what is written for it.
+# A number and its label.
 Tick = tuple[float, str]
 
-_GAP = 8.0  # Between the plot area and what is written beside it, in pixels.
+_GAP = 8.0  # Between the plot area and the labels beside it, in pixels.
 _SWATCH = 1.6  # How long the line of an entry in a legend is, in sizes of its letters.
 
 
 class Axes:
     """Where numbers lie on a canvas.
 
-    What is drawn outside of the plot area shows: `Canvas.clipped` with ``box`` keeps it inside.
+    What is drawn outside of the plot area is visible; `Canvas.clipped` with ``box`` cuts it off.
     """
 
     def __init__(
@@ -32,14 +32,14 @@ class Axes:
         x: tuple[float, float],
         y: tuple[float, float],
     ) -> None:
-        """Lay a plot area onto a canvas.
+        """Put a plot area on a canvas.
 
         Args:
             canvas: to draw on.
             box: of the plot area alone: left, top, right and bottom, in pixels. Numbers, title
-                and label are written around it.
-            x: what its left and its right edge are.
-            y: what its lower and its upper edge are.
+                and label go around it.
+            x: values at its left and right edge.
+            y: values at its lower and upper edge.
         """
         self.canvas, self.box = canvas, box
         self._x, self._y = x, y
@@ -64,10 +64,10 @@ class Axes:
     def grid(self, x_ticks: Sequence[Tick], y_ticks: Sequence[Tick], size: float) -> None:
         """Draw lines across and up, with their numbers to the left and below.
 
-        Where numbers below would touch, some of them are left out, but never the last one.
+        If numbers below would touch, some are omitted, but never the last one.
 
         Args:
-            x_ticks: where, from left to right, and what to write there.
+            x_ticks: from left to right, each with its label.
             y_ticks: likewise.
             size: of the numbers, in pixels.
         """
@@ -85,7 +85,7 @@ class Axes:
         self._below = _GAP + LINE_HEIGHT * size
 
     def _apart(self, x_ticks: Sequence[Tick], size: float) -> list[Tick]:
-        """As many as do not touch: each so many steps from the one before, and the last one."""
+        """As many as do not touch: every so many, and the last one."""
         if not x_ticks:
             return []
         *others, last = x_ticks
@@ -102,7 +102,7 @@ class Axes:
         return abs(places[1] - places[0]) < sum(widths) / 2 + size / 2
 
     def level(self, y: float, colour: str = GRID, width: float = 2) -> None:
-        """Draw a line all across at a height that stands out, such as a scale that is off."""
+        """Draw a line across at a value that stands out, such as the scale that is off."""
         (left, _, right, _), down = self.box, self.at(self._x[0], y)[1]
         self.canvas.line([(left, down), (right, down)], colour, width)
 
@@ -126,7 +126,7 @@ class Axes:
         self.canvas.line(self.at(x, y), colour, width, dashed=dashed)
 
     def band(self, x: np.ndarray, low: np.ndarray, high: np.ndarray, colour: str) -> None:
-        """Fill what lies between two curves over the same ``x``, ``[n]`` each, all of numbers."""
+        """Fill the area between two curves over the same ``x``, ``[n]`` each and all finite."""
         self.canvas.polygon(np.concatenate([self.at(x, high), self.at(x, low)[::-1]]), colour)
 
     def dots(self, x: np.ndarray, y: np.ndarray, colour: str = LINE, radius: float = 4.5) -> None:
@@ -134,12 +134,12 @@ class Axes:
         self.canvas.dots(self.at(x, y), colour, radius)
 
     def title(self, text: str, size: float, colour: str = TEXT) -> None:
-        """Write one line above the plot area, from its left edge on."""
+        """Write one line above the plot area, aligned to its left edge."""
         left, top, _, _ = self.box
         self.canvas.text((left, top - 0.6 * size), text, size, "ls", colour)
 
     def x_label(self, text: str, size: float, colour: str = TEXT) -> None:
-        """Write one line below the numbers of the grid, in the middle."""
+        """Write one line below the numbers of the grid, centred."""
         left, _, right, bottom = self.box
         self.canvas.text(((left + right) / 2, bottom + self._below), text, size, "ma", colour)
 
@@ -151,7 +151,7 @@ def axis(least: float, most: float, margin: float = 0.0) -> tuple[float, float]:
         least: of the values.
         most: of the values.
         margin: the least room at either end; without it, values that are all the same get as much
-            as they are far from 0.
+            room as their distance from 0.
     """
     room = max(0.06 * (most - least), margin) or abs(least) or 1.0
     return least - room, most + room
@@ -163,7 +163,7 @@ def ticks(least: float, most: float, about: int = 5) -> list[Tick]:
     Args:
         least: where the axis begins.
         most: where it ends.
-        about: how many numbers there shall be; there may be two more or less.
+        about: how many numbers are wanted; there may be two more or fewer.
     """
     rough = (most - least) / about
     power = 10.0 ** math.floor(math.log10(rough))
@@ -180,17 +180,17 @@ def legend(
     size: float,
     width: float,
 ) -> float:
-    """Say which line is which, in as many rows as it takes.
+    """Draw a legend, in as many rows as it needs.
 
     Args:
         canvas: to draw on.
         at: the upper left corner, in pixels.
         entries: words, colour, and whether the line is dashed.
         size: of the words, in pixels.
-        width: of the rows; longer words have more than one line.
+        width: of the rows; longer words are wrapped.
 
     Returns:
-        How high it is, in pixels.
+        Its height, in pixels.
     """
     left, top = at
     swatch, line = (_SWATCH + 0.4) * size, LINE_HEIGHT * size

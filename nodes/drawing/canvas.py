@@ -1,4 +1,4 @@
-"""A sheet of paper on which lines are smooth and words are legible."""
+"""A canvas with smooth lines and legible words."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch import Tensor
 from .fonts import runs
 from .style import OVERSAMPLING, PAPER, TEXT
 
-# Left, top, right and bottom, in pixels of the finished picture.
+# Left, top, right and bottom, in pixels of the finished image.
 Box = tuple[float, float, float, float]
-# Pairs of across and down, in pixels of the finished picture: an array [n, 2] or a list.
+# Pairs of across and down, in pixels of the finished image: an array [n, 2] or a list.
 Points = np.ndarray | Sequence[tuple[float, float]]
 
-_FAR = 20000.0  # Pillow takes its time for, and chokes on, what is much farther away than this.
+_FAR = 20000.0  # Pillow is slow at, and fails on, what lies much farther away.
 _DASH, _GAP = 9.0, 6.0
 
 # How far letters reach up from what they stand on, in sizes of the letters.
@@ -27,25 +27,25 @@ _CAPITALS, _TOP = 0.73, 0.88
 
 
 class Canvas:
-    """A drawing, in pixels of the finished picture; they count from its upper left corner.
+    """A drawing, in pixels of the finished image; they count from its upper left corner.
 
-    What comes later lies above what was there before. An opacity goes from 0, not to be seen, to
-    1, which hides what is below. Whatever lies outside of the paper is cut off.
+    What is drawn later covers what was there before. An opacity goes from 0, invisible, to 1,
+    which hides what is below. Whatever lies outside of the canvas is cut off.
     """
 
     def __init__(self, width: int, height: int, colour: str = PAPER) -> None:
-        """Take a sheet of paper.
+        """Begin with an empty canvas.
 
         Args:
             width: in pixels.
             height: in pixels.
-            colour: of the paper, such as ``"#1f1f23"``.
+            colour: of the canvas, such as ``"#1f1f23"``.
         """
         self.width, self.height = width, height
         self._paint(Image.new("RGB", (width * OVERSAMPLING, height * OVERSAMPLING), colour))
 
     def _paint(self, image: Image.Image) -> None:
-        """Go on with this picture, drawn larger than it is to be seen."""
+        """Go on with this image, which is larger than it will be shown."""
         self._image, self._draw = image, ImageDraw.Draw(image)
 
     def text(
@@ -60,7 +60,7 @@ class Canvas:
 
         Args:
             at: where its anchor lies.
-            text: what to write; `fonts.wrapped` breaks longer text into lines.
+            text: the line; `fonts.wrapped` breaks longer text into lines.
             size: of the letters, in pixels.
             anchor: ``l`` for its left end, ``m`` for its middle or ``r`` for its right end; then
                 ``t`` for the top of these very letters, ``a`` for the top of any letters, ``m``
@@ -136,10 +136,10 @@ class Canvas:
         self._draw.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), fill)
 
     def dots(self, points: Points, colour: str, radius: float, opacity: float = 1.0) -> None:
-        """Draw round dots, thousands of them where need be; they add up where they overlap.
+        """Draw round dots, thousands of them if need be; they add up where they overlap.
 
         Args:
-            points: their middles, ``[n, 2]``; none is drawn where one is not a number.
+            points: their centres, ``[n, 2]``; none is drawn where one is not a number.
             colour: of all dots.
             radius: in pixels.
             opacity: 0 to 1, of each dot by itself.
@@ -173,8 +173,7 @@ class Canvas:
 
         Args:
             starts: ``[n, 2]``.
-            ends: ``[n, 2]``; where one is no farther from its start than the arrow is thick,
-                there is nothing to be seen.
+            ends: ``[n, 2]``; an arrow that is shorter than it is thick is not drawn.
             colour: of all arrows.
             width: of the shafts, in pixels; heads are some times as wide, and shorter where the
                 arrow is.
@@ -196,13 +195,13 @@ class Canvas:
                 wing = 0.45 * head * aside
                 draw.polygon([tuple(tip), tuple(neck + wing), tuple(neck - wing)], ink)
 
-    def picture(self, box: Box, array: np.ndarray, smooth: bool = True) -> None:
-        """Show a picture in a box, stretched to fill it.
+    def paste(self, box: Box, array: np.ndarray, smooth: bool = True) -> None:
+        """Paste an image into a box, stretched to fill it.
 
         Args:
             box: left, top, right and bottom, in pixels.
             array: ``[h, w, 3]``, 0 to 1; its first row is on top.
-            smooth: whether pixels run into each other; else each is a rectangle of one colour.
+            smooth: whether pixels blend; otherwise each is a rectangle of one colour.
         """
         left, top, right, bottom = _corners(box)
         values = (255 * np.asarray(array).clip(0, 1)).round().astype(np.uint8)
@@ -212,7 +211,7 @@ class Canvas:
 
     @contextmanager
     def clipped(self, box: Box) -> Iterator[None]:
-        """Keep what is drawn in this context inside of a box."""
+        """Cut off what is drawn in this context at the edges of a box."""
         before = self._image.copy()
         yield
         corners = _corners(box)
@@ -220,7 +219,7 @@ class Canvas:
         self._paint(before)
 
     def image(self) -> Tensor:
-        """The finished picture.
+        """The finished image.
 
         Returns:
             ``[1, height, width, 3]``, 0 to 1, in 32 bits.
@@ -230,7 +229,7 @@ class Canvas:
 
     @contextmanager
     def _ink(self, colour: str, opacity: float) -> Iterator[tuple[ImageDraw.ImageDraw, Any]]:
-        """What to draw on, and with which colour, so that what is drawn has this opacity."""
+        """What to draw on and with which colour, so that the result has this opacity."""
         if opacity == 1:
             yield self._draw, colour
             return

@@ -15,7 +15,7 @@ from PIL import ImageFont
 
 from .style import OVERSAMPLING
 
-# From one line of words to the next, in sizes of the letters.
+# From one line to the next, in sizes of the letters.
 LINE_HEIGHT = 1.35
 
 _LETTERS, _CHINESE = "letters.ttf", "chinese.otf"
@@ -23,10 +23,10 @@ _LETTERS, _CHINESE = "letters.ttf", "chinese.otf"
 # Where Chinese begins in Unicode; circled numbers come before it.
 _FIRST_CHINESE = "\u2e80"
 _CIRCLED = ("\u2460", "\u24ff")
-# Both fonts have these, with as much room around them as their own characters have.
+# Both fonts have these, each with the spacing of its own characters.
 _OF_EITHER = frozenset("“”‘’—…·")
 
-# A line does not break before these, and not behind those.
+# A line does not break before the closing ones, nor after the opening ones.
 _CLOSING = re.escape("，。、；：！？）》」』】〕〉”’…—～·")
 _OPENING = re.escape("（《「『【〔〈“‘")
 _WIDE = "\u2e80-\uffef"
@@ -43,21 +43,21 @@ def font(size: int, file: str = _LETTERS) -> ImageFont.FreeTypeFont:
         file: which of the two, ``"letters.ttf"`` (Latin, Greek, Cyrillic and the signs of prose
             and formulas) or ``"chinese.otf"`` (Chinese, kana).
     """
-    # Pillow's other engine is not there on every machine, and would draw other pictures.
+    # Not every machine has Pillow's other engine, and its images would differ.
     engine = ImageFont.Layout.BASIC
     return ImageFont.truetype(str(Path(__file__).with_name(file)), size, layout_engine=engine)
 
 
 def runs(text: str, size: float) -> list[tuple[str, ImageFont.FreeTypeFont]]:
-    """The parts of a line that are drawn one after the other, each in the font that has it.
+    """The parts of a line, each in the font that has it.
 
-    Letters and the accents that follow them become one character, as the fonts have them. What
-    only steers other characters, such as what joins emoji, has no shape of its own and goes. Of
-    a character that neither font has, a box is drawn.
+    Letters and the accents that follow them become one character, as in the fonts. Characters
+    that only control others, such as what joins emoji, are removed. A character that neither
+    font has is drawn as a box.
 
     Args:
-        text: one line; where it breaks, a space is drawn.
-        size: of the letters, in pixels of the finished picture.
+        text: one line; line breaks become spaces.
+        size: of the letters, in pixels of the finished image.
     """
     drawn = max(1, round(size * OVERSAMPLING))
     characters = _drawable(text)
@@ -76,23 +76,23 @@ def runs(text: str, size: float) -> list[tuple[str, ImageFont.FreeTypeFont]]:
 
 
 def text_size(text: str, size: float) -> tuple[float, float]:
-    """How much room one line takes.
+    """The size of one line.
 
     Args:
         text: one line.
         size: of the letters, in pixels.
 
     Returns:
-        Width and height in pixels; the height is that from one line to the next.
+        Width and height in pixels; the height is the distance to the next line.
     """
     width = sum(letters.getlength(part) for part, letters in runs(text, size))
     return width / OVERSAMPLING, LINE_HEIGHT * size
 
 
 def wrapped(text: str, size: float, width: float) -> list[str]:
-    """Break words into lines: at spaces, between Chinese characters, and where the text does.
+    """Wrap text at spaces, between Chinese characters, and at its own line breaks.
 
-    A word that alone is too long for a line is broken where the line is full.
+    A word that is too long for a line is broken where the line is full.
 
     Args:
         text: of any length.
@@ -100,7 +100,7 @@ def wrapped(text: str, size: float, width: float) -> list[str]:
         width: of the lines, in pixels; only a single character may be wider.
 
     Returns:
-        At least one line, an empty one where there are no words.
+        At least one line, an empty one if there are no words.
     """
     lines: list[str] = []
     for paragraph in text.strip().splitlines() or [""]:
@@ -118,7 +118,7 @@ def wrapped(text: str, size: float, width: float) -> list[str]:
 
 
 def _broken(word: str, size: float, width: float) -> list[str]:
-    """A word in parts that are no wider than a line."""
+    """A word in parts that each fit a line."""
     parts = [""]
     for letter in word:
         if parts[-1] and not _fits(parts[-1] + letter, size, width):

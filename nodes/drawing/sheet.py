@@ -1,4 +1,4 @@
-"""Pictures side by side on one sheet, with words above the columns and beside the rows."""
+"""Images side by side on one sheet, with words above the columns and beside the rows."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from .canvas import Canvas
 from .fonts import LINE_HEIGHT, text_size, wrapped
 from .style import MUTED, PAPER, TEXT
 
-# In a node the sheet is some 450 pixels wide, and its words must still be read. All but the first
-# are in sizes of the captions' letters.
-_TYPE = 0.03  # Of the width of all pictures, or of the most of their height.
+# A node shows the sheet some 450 pixels wide, and its words must still be legible. All but the
+# first are in sizes of the captions' letters.
+_TYPE = 0.03  # Of the width of all images, or of their greatest height.
 _TALL = 0.7
 _LEAST_TYPE = 12.0  # In pixels.
 _TITLE, _COMMON = 1.25, 0.9
 _MARGIN, _GAP = 0.6, 0.4
-_LEAST_TITLE = 14.0  # How wide a sheet is at least for its title.
+_LEAST_TITLE = 14.0  # The least width of a sheet for its title.
 
 _LEAST_SHRINK = 0.6  # How much smaller letters may get before a word is broken.
-_TILE_GAP = 0.006  # Of the longer side of a cell: between its pictures.
-_BESIDE = 0.3  # Of the width of all pictures: how wide captions beside them may be.
+_TILE_GAP = 0.006  # Of the longer side of a cell: between its images.
+_BESIDE = 0.3  # Of the width of all images: how wide captions beside them may be.
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Captions:
 
     Attributes:
         title: above all.
-        common: below the title, what all pictures have in common.
-        columns: one above each column, or none at all.
-        rows: one beside each row, or none at all.
+        common: below the title, what all images have in common.
+        columns: one above each column, or none.
+        rows: one beside each row, or none.
     """
 
     title: str = ""
@@ -47,7 +47,7 @@ class Captions:
 
 
 class Sheet:
-    """Where everything on a sheet lies. Sizes are in pixels.
+    """The layout of a sheet. Sizes are in pixels.
 
     Attributes:
         width: of the whole sheet.
@@ -64,11 +64,11 @@ class Sheet:
         """Lay out a sheet.
 
         Args:
-            shapes: of each cell's pictures: how many, height, width. Several pictures of one cell
+            shapes: of each cell's images: how many, height, width. Several images of one cell
                 lie side by side in it. In reading order.
             columns: how many cells are in a row.
-            captions: as many for rows and columns as there are, or none.
-            cell_size: the longer side of a cell, to which its pictures are enlarged or reduced; 0
+            captions: one for each row and column, or none.
+            cell_size: the longer side of a cell, to which its images are enlarged or reduced; 0
                 leaves them as they are.
         """
         self._columns = columns
@@ -116,7 +116,7 @@ class Sheet:
         """Draw the sheet.
 
         Args:
-            cells: the pictures, ``[n, h, w, 3]`` each, 0 to 1, of the shapes it was laid out for.
+            cells: the images, ``[n, h, w, 3]`` each, 0 to 1, of the shapes it was laid out for.
             done: called after each cell, which may take a while.
 
         Returns:
@@ -127,11 +127,11 @@ class Sheet:
         sheet[: head.shape[0]] = head
         beside = self._words_beside()
         sheet[self._top :, : beside.shape[1]] = beside
-        for number, (pictures, mosaic) in enumerate(zip(cells, self._mosaics, strict=True)):
+        for number, (images, mosaic) in enumerate(zip(cells, self._mosaics, strict=True)):
             row, column = divmod(number, self._columns)
             left = self._left + column * (self._wide + self._gap) + (self._wide - mosaic.width) // 2
             top = self._top + row * (self._high + self._gap) + (self._high - mosaic.height) // 2
-            sheet[top : top + mosaic.height, left : left + mosaic.width] = mosaic.draw(pictures)
+            sheet[top : top + mosaic.height, left : left + mosaic.width] = mosaic.draw(images)
             done()
         return sheet[None]
 
@@ -166,7 +166,7 @@ class Sheet:
 
 @dataclass(frozen=True)
 class _Mosaic:
-    """Pictures of one cell side by side, as near to a square as they go."""
+    """Images of one cell side by side, as near to a square as possible."""
 
     count: int
     across: int
@@ -196,18 +196,18 @@ class _Mosaic:
     def height(self) -> int:
         return -(-self.count // self.across) * (self.tile[0] + self.gap) - self.gap
 
-    def draw(self, pictures: Tensor) -> Tensor:
+    def draw(self, images: Tensor) -> Tensor:
         """``[n, h, w, 3]`` → ``[height, width, 3]``."""
         mosaic = _filled(self.height, self.width)
-        for number, picture in enumerate(_resized(pictures, self.tile)):
+        for number, image in enumerate(_resized(images, self.tile)):
             row, column = divmod(number, self.across)
             top, left = row * (self.tile[0] + self.gap), column * (self.tile[1] + self.gap)
-            mosaic[top : top + self.tile[0], left : left + self.tile[1]] = picture
+            mosaic[top : top + self.tile[0], left : left + self.tile[1]] = image
         return mosaic
 
 
 def _fitting(captions: Sequence[str], size: float, width: float) -> float:
-    """The size, or a smaller one with which the longest word has room in a column."""
+    """The size, or a smaller one at which the longest word fits a column."""
     words = (word for caption in captions for word in caption.split())
     longest = max((text_size(word, size)[0] for word in words), default=0.0)
     return size * max(_LEAST_SHRINK, min(1.0, width / longest if longest else 1.0))
@@ -222,10 +222,10 @@ def _filled(height: int, width: int) -> Tensor:
     return paper().expand(height, width, 3).clone()
 
 
-def _resized(pictures: Tensor, size: tuple[int, int]) -> Tensor:
+def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
     """``[n, h, w, 3]`` in another size; in the same one, as they are."""
-    if pictures.shape[1:3] == size:
-        return pictures
-    planes = pictures.movedim(-1, 1)
+    if images.shape[1:3] == size:
+        return images
+    planes = images.movedim(-1, 1)
     resized = interpolate(planes, size, mode="bicubic", antialias=True)
     return resized.movedim(1, -1).clamp(0, 1)

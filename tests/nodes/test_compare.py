@@ -78,7 +78,7 @@ def test_any_setting_can_go_across(sweep, columns):
         assert written == {each[number] for each in names.values()}
 
 
-def test_nothing_plugged_in_is_as_good_as_open(sweep):
+def test_nothing_connected_to_a_sweep_is_nothing_connected_to_the_guider(sweep):
     scales, _, models, schedules, plan = sweep()
     assert set(models) == {None} and set(schedules) == {()}
     assert scales[:5] == [1.0, 1.5, 2.0, 3.0, 1.0]
@@ -138,9 +138,9 @@ def test_seeds_as_they_are_typed(sweep, typed, numbers):
         ({"seeds": "4-1"}, "seeds", "the range 4-1"),
         ({"seeds": "0-999999999999"}, "seeds", "the range 0-999999999999"),
         ({"seeds": "1-3, 2"}, "seeds", "2 2 times"),
-        ({"seeds": "1-100"}, "seeds", "400 pictures, with all other settings"),
-        ({"scales": " ".join(map(str, range(90)))}, "scales", "270 pictures"),
-        ({"weak_model_names": "a"}, "weak_model_names", "1 for 0 that are plugged in"),
+        ({"seeds": "1-100"}, "seeds", "400 images, with all other settings"),
+        ({"scales": " ".join(map(str, range(90)))}, "scales", "270 images"),
+        ({"weak_model_names": "a"}, "weak_model_names", "1 for 0 that are connected"),
         ({"weak_model_names": "a, b", "weak_model_3": 1}, "weak_model_names", "2 for 1 that are"),
         ({"schedule_names": "a", "schedule_1": 1, "schedule_2": 1}, "schedule_names", "1 for 2"),
         ({"columns": "rows"}, "columns", "'rows'"),

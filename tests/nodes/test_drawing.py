@@ -288,8 +288,8 @@ def test_areas_and_boxes(paper):
 def test_pictures_fill_their_boxes(paper):
     array = np.linspace(0, 1, 12).reshape(2, 2, 3)
     canvas = paper()
-    canvas.picture((10, 20, 50, 60), array, smooth=False)
-    canvas.picture((100, 20, 140, 60), array)
+    canvas.paste((10, 20, 50, 60), array, smooth=False)
+    canvas.paste((100, 20, 140, 60), array)
     image = canvas.image()[0].numpy()
     shown = image[20:60, 10:50].reshape(2, 20, 2, 20, 3)
     np.testing.assert_allclose(

@@ -208,7 +208,7 @@ NEEDED = {
     "BadVersionGuidancePlot": {"probe"},
     "BadVersionGuidanceRecord": {"probe"},
 }
-SHELVES = {
+CATEGORIES = {
     "BadVersionGuidanceSchedulePreview": "/schedule",
     **dict.fromkeys(
         ("BadVersionGuidanceProbe", "BadVersionGuidancePlot", "BadVersionGuidanceRecord"), "/probe"
@@ -275,10 +275,12 @@ def test_choices_are_those_that_workflows_rely_on(schema):
 
 def test_everything_has_words_for_the_artist(schema):
     _, output = WORKFLOWS_RELY_ON[schema.node_id]
-    shelf = SHELVES.get(schema.node_id, {SCHEDULE: "/schedule", SHAPE: "/shape"}.get(output, ""))
+    category = CATEGORIES.get(
+        schema.node_id, {SCHEDULE: "/schedule", SHAPE: "/shape"}.get(output, "")
+    )
     if schema.node_id.startswith("BadVersionWeaken"):
-        shelf = "/weaken"
-    assert schema.category == f"bad version{shelf}"
+        category = "/weaken"
+    assert schema.category == f"bad version{category}"
     assert schema.display_name and len(schema.description) > 50
     for part in [*schema.inputs, *schema.outputs]:
         assert part.tooltip and len(part.tooltip) > 20, part.id

@@ -80,12 +80,12 @@ def test_nodes_have_names_of_their_own(labels):
         assert len(set(names)) == len(names)
 
 
-def test_shelves_of_the_menu_have_chinese_names(schemas):
+def test_categories_of_the_menu_have_chinese_names(schemas):
     path = ROOT / "locales" / "zh" / "main.json"
     names = json.loads(path.read_text(encoding="utf-8"))["nodeCategories"]
     # The page looks up each part of a category by itself.
-    shelves = {part for schema in schemas.values() for part in schema.category.split("/")}
-    assert shelves == names.keys()
+    parts = {part for schema in schemas.values() for part in schema.category.split("/")}
+    assert parts == names.keys()
     assert all(re.fullmatch(r"[\u4e00-\u9fff]+", name) for name in names.values())
 
 

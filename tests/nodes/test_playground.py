@@ -61,7 +61,7 @@ def drawn(draw, plots, monkeypatch):
     def drawn(**inputs):
         calls = []
         with monkeypatch.context() as patched:
-            for name in ("text", "picture", "dots", "arrows", "lines"):
+            for name in ("text", "paste", "dots", "arrows", "lines"):
                 original = getattr(plots.Canvas, name)
 
                 def recorded(canvas, *args, _name=name, _original=original):
@@ -80,10 +80,10 @@ def texts(calls):
 
 
 def panels(calls, name):
-    """The calls of one name after each picture of the plane, with the picture's box."""
+    """The calls of one name after each image of the plane, with the box of that image."""
     found = []
     for each, _, args in calls:
-        if each == "picture":
+        if each == "paste":
             found.append((args[0], []))
         elif each == name and found:
             found[-1][1].append(args)

@@ -218,7 +218,7 @@ def test_thumbnails_are_shown_as_the_vae_decodes_them(comfy_nodes, pack):
     latents = torch.randn(3, 16, 8, 8, generator=torch.Generator().manual_seed(1))
     latents[1] = float("nan")  # As where a leg was off.
     latent_format = comfy.latent_formats.SD3()
-    pictures = probe_nodes._pictures("Guidance Plot", latents, latent_format, vae)
+    pictures = probe_nodes._images("Guidance Plot", latents, latent_format, vae)
     assert pictures.shape == (3, 64, 64, 3)
     assert np.isnan(pictures[1]).all()
     samples = {"samples": latent_format.process_out(latents[[0, 2]])}
@@ -231,7 +231,7 @@ def test_thumbnails_without_a_vae_are_those_of_previews(pack):
 
     latent_format = comfy.latent_formats.SD15()
     latents = torch.randn(2, 4, 5, 6, generator=torch.Generator().manual_seed(1))
-    pictures = pack.nodes.probe._pictures("Guidance Plot", latents, latent_format, None)
+    pictures = pack.nodes.probe._images("Guidance Plot", latents, latent_format, None)
     factors = torch.tensor(latent_format.latent_rgb_factors)
     expected = ((latents.movedim(1, 3) @ factors + 1) / 2).clamp(0, 1)
     np.testing.assert_allclose(pictures, expected.numpy(), atol=1 / 255)
@@ -241,9 +241,7 @@ def test_latents_that_comfyui_cannot_preview_are_shown_in_grey(pack):
     import comfy.latent_formats
 
     latents = torch.arange(2 * 4 * 3 * 3.0).reshape(2, 4, 3, 3)
-    pictures = pack.nodes.probe._pictures(
-        "Plot", latents, comfy.latent_formats.LatentFormat(), None
-    )
+    pictures = pack.nodes.probe._images("Plot", latents, comfy.latent_formats.LatentFormat(), None)
     assert pictures.min() == 0 and pictures.max() == 1
     assert (pictures[..., 0] == pictures[..., 2]).all()
 
@@ -260,7 +258,7 @@ def test_video_is_decoded_as_video(pack):
             return torch.zeros(len(latents), 1, 4, 4, 3)
 
     vae, latents = Vae(), torch.randn(2, 16, 3, 3)
-    pictures = pack.nodes.probe._pictures("Plot", latents, comfy.latent_formats.Wan21(), vae)
+    pictures = pack.nodes.probe._images("Plot", latents, comfy.latent_formats.Wan21(), vae)
     assert vae.given.shape == (2, 16, 1, 3, 3)
     assert pictures.shape == (2, 4, 4, 3)
 

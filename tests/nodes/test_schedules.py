@@ -1,4 +1,4 @@
-"""What the nodes of the shelf "schedule" take, what they refuse, and in which words."""
+"""What the nodes of the category "schedule" take, what they refuse, and in which words."""
 
 import math
 import random
@@ -214,7 +214,7 @@ def test_any_setting_is_refused_or_gives_finite_factors(node_id, draw, models, c
 
 @pytest.mark.parametrize("node_id", NODES)
 def test_any_setting_that_is_taken_gives_a_finite_picture(node_id, draw, models, comfy_nodes, pack):
-    """On either leg, at scales that are usual; what is pushed by a hundred times is large."""
+    """On either push, at scales that are usual; what is pushed by a hundred times is large."""
     (model, weak), (positive, negative) = models, conditionings
     run = Run.of(model, shape=(1, 4, 8, 8), steps=2)
     sampled = 0

@@ -1,4 +1,4 @@
-"""What the nodes of the shelf "shape" take, what they refuse, and in which words."""
+"""What the nodes of the category "shape" take, what they refuse, and in which words."""
 
 import math
 import random

@@ -430,7 +430,7 @@ def test_without_a_leg_to_act_on_the_guider_refuses(
     text = str(caught.value)
     assert text.startswith(f"Bad-Version Guider, input '{leg}_{kind}': got a {kind}, but there is")
     needed = {"negative": "'negative'", "weak": "'weak_model' or 'weak_positive'"}[leg]
-    assert f"Expected something in {needed}" in text
+    assert f"Expected something connected to {needed}" in text
 
 
 def test_mask_at_picture_size(make, curve, main, positive, negative):

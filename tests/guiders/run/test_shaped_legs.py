@@ -265,7 +265,7 @@ def test_guider_without_the_other_leg_refuses_to_compare(
         f"Bad-Version Guider, input '{leg}_shape': got {display}, which compares"
     )
     needed = {"weak": "'negative'", "negative": "'weak_model' or 'weak_positive'"}[leg]
-    assert f"Expected something in {needed}" in text
+    assert f"Expected something connected to {needed}" in text
 
 
 def test_perp_neg_on_both_legs_predicts_the_empty_prompt_once(
