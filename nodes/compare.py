@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 CATEGORY = "bad version/compare"
 
-SweepType = io.Custom("GUIDANCE_SWEEP")
+SweepType = io.Custom("BadVersionSweep")
 
 _MOST_IMAGES = 256
 _MOST_SCALE = 100.0
@@ -60,7 +60,7 @@ def _names(text: str) -> list[str]:
 
 
 class BadVersionGuidanceSweep(io.ComfyNode):
-    """``→ FLOAT, INT, MODEL, BadVersionSchedule, GUIDANCE_SWEEP``: lists, run one by one."""
+    """``→ FLOAT, INT, MODEL, BadVersionSchedule, BadVersionSweep``: lists, run one by one."""
 
     NAME = "Guidance Sweep"
 
@@ -258,7 +258,7 @@ class BadVersionGuidanceSweep(io.ComfyNode):
 
 
 class BadVersionLabelledGrid(io.ComfyNode):
-    """``IMAGE, GUIDANCE_SWEEP → IMAGE``: images side by side, with captions."""
+    """``IMAGE, BadVersionSweep → IMAGE``: images side by side, with captions."""
 
     NAME = "Labelled Grid"
 

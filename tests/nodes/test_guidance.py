@@ -172,12 +172,12 @@ WORKFLOWS_RELY_ON = {
             "language": "COMBO",
             **SWEPT,
         },
-        ("FLOAT", "INT", "MODEL", SCHEDULE, "GUIDANCE_SWEEP"),
+        ("FLOAT", "INT", "MODEL", SCHEDULE, "BadVersionSweep"),
     ),
     "BadVersionLabelledGrid": (
         {
             "images": "IMAGE",
-            "sweep": "GUIDANCE_SWEEP",
+            "sweep": "BadVersionSweep",
             "title": "STRING",
             "column_captions": "STRING",
             "row_captions": "STRING",
