@@ -11,7 +11,7 @@ DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 @pytest.fixture(scope="module")
 def degradations(pack):
-    return importlib.import_module(".guiders.degradations", pack.__name__)
+    return importlib.import_module(".guiders.weaken.degradations", pack.__name__)
 
 
 def generator(seed=0):

@@ -14,7 +14,7 @@ MODES = ["drop", "noise", "blur"]
 
 @pytest.fixture(scope="module")
 def degradations(pack):
-    return importlib.import_module(".guiders.degradations", pack.__name__)
+    return importlib.import_module(".guiders.weaken.degradations", pack.__name__)
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ def weak_weights(pack):
 
 @pytest.fixture(scope="module")
 def degradations(pack):
-    return importlib.import_module(".guiders.degradations", pack.__name__)
+    return importlib.import_module(".guiders.weaken.degradations", pack.__name__)
 
 
 @pytest.fixture(scope="module")
