@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from operator import is_
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -159,6 +160,25 @@ def set_up_alike(main: ModelPatcher, weak: ModelPatcher) -> bool:
         and _alike(_model_side(main.wrappers), _model_side(weak.wrappers))
         and _own_hooks(main) == _own_hooks(weak)
     )
+
+
+def differing_keys(main: ModelPatcher, weak: ModelPatcher) -> list[str]:
+    """Weights that two patchers of one base patch otherwise.
+
+    Clones share the patch tuples themselves, so identity tells what was added later.
+    """
+    keys = sorted(main.patches.keys() | weak.patches.keys())
+    return [
+        key
+        for key in keys
+        if not same_objects(main.patches.get(key, ()), weak.patches.get(key, ()))
+    ]
+
+
+def same_objects(a: Iterable[Any], b: Iterable[Any]) -> bool:
+    """Whether two rows have the very same objects in them."""
+    a, b = tuple(a), tuple(b)
+    return len(a) == len(b) and all(map(is_, a, b))
 
 
 def weights_alike(a: ModelPatcher, b: ModelPatcher) -> bool:

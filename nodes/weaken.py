@@ -8,10 +8,7 @@ from comfy_api.latest import io
 
 from ..guiders.errors import bad_input
 from ..guiders.models import name_of
-from ..guiders.weaken import auto
-from ..guiders.weaken import passes as weak_passes
-from ..guiders.weaken import prompts as weak_prompts
-from ..guiders.weaken import weights as weak_weights
+from ..guiders.weaken import auto, passes, prompts, weights
 from ..guiders.weaken.blocks import Network, choose
 from .widgets import check, number
 
@@ -95,7 +92,7 @@ class BadVersionWeakenAgainstBase(io.ComfyNode):
     def execute(cls, model: ModelPatcher, base_model: ModelPatcher, amount: float) -> io.NodeOutput:
         """Return the weaker model; raise ``GuidanceError`` if the two do not fit together."""
         check(cls, amount=amount)
-        return io.NodeOutput(weak_weights.against_base(cls.NAME, model, base_model, amount=amount))
+        return io.NodeOutput(weights.against_base(cls.NAME, model, base_model, amount=amount))
 
 
 class BadVersionWeakenLora(io.ComfyNode):
@@ -133,7 +130,7 @@ class BadVersionWeakenLora(io.ComfyNode):
     def execute(cls, model: ModelPatcher, keep: float) -> io.NodeOutput:
         """Return the weaker model; raise ``GuidanceError`` if there is no LoRA."""
         check(cls, keep=keep)
-        return io.NodeOutput(weak_weights.without_loras(cls.NAME, model, keep=keep))
+        return io.NodeOutput(weights.without_loras(cls.NAME, model, keep=keep))
 
 
 class BadVersionWeakenWithNoise(io.ComfyNode):
@@ -172,7 +169,7 @@ class BadVersionWeakenWithNoise(io.ComfyNode):
         check(cls, amount=amount)
         keys = _weight_keys(cls.NAME, model, blocks)
         return io.NodeOutput(
-            weak_weights.with_noise(cls.NAME, model, amount=amount, seed=seed, keys=keys)
+            weights.with_noise(cls.NAME, model, amount=amount, seed=seed, keys=keys)
         )
 
 
@@ -209,7 +206,7 @@ class BadVersionWeakenWithFewerBits(io.ComfyNode):
         """Return the weaker model; raise ``GuidanceError`` for blocks that it does not have."""
         check(cls, bits=bits)
         keys = _weight_keys(cls.NAME, model, blocks)
-        return io.NodeOutput(weak_weights.with_fewer_bits(cls.NAME, model, bits=bits, keys=keys))
+        return io.NodeOutput(weights.with_fewer_bits(cls.NAME, model, bits=bits, keys=keys))
 
 
 class BadVersionWeakenWithLowRank(io.ComfyNode):
@@ -246,7 +243,7 @@ class BadVersionWeakenWithLowRank(io.ComfyNode):
         """Return the weaker model; raise ``GuidanceError`` for blocks that it does not have."""
         check(cls, keep=keep)
         keys = _weight_keys(cls.NAME, model, blocks)
-        return io.NodeOutput(weak_weights.with_low_rank(cls.NAME, model, keep=keep, keys=keys))
+        return io.NodeOutput(weights.with_low_rank(cls.NAME, model, keep=keep, keys=keys))
 
 
 class BadVersionWeakenWithDropout(io.ComfyNode):
@@ -286,7 +283,7 @@ class BadVersionWeakenWithDropout(io.ComfyNode):
         network = Network.of(model)
         chosen = choose(cls.NAME, network, blocks, auto=network.blocks)
         return io.NodeOutput(
-            weak_passes.drop_activations(cls.NAME, model, rate=rate, seed=seed, blocks=chosen)
+            passes.drop_activations(cls.NAME, model, rate=rate, seed=seed, blocks=chosen)
         )
 
 
@@ -334,7 +331,7 @@ class BadVersionWeakenAttention(io.ComfyNode):
         """Return the weaker model; raise ``GuidanceError`` if its attention cannot be weakened."""
         check(cls, strength=strength, mode=mode)
         network = Network.of(model)
-        if not weak_passes.can_perturb_attention(network):
+        if not passes.can_perturb_attention(network):
             raise bad_input(
                 cls.NAME,
                 "model",
@@ -346,13 +343,11 @@ class BadVersionWeakenAttention(io.ComfyNode):
             network,
             blocks,
             auto=auto.attention_blocks(network),
-            fits=lambda block: weak_passes.has_transformers(network, block),
+            fits=lambda block: passes.has_transformers(network, block),
             need="self-attention",
         )
         return io.NodeOutput(
-            weak_passes.perturb_attention(
-                cls.NAME, model, mode=mode, strength=strength, blocks=chosen
-            )
+            passes.perturb_attention(cls.NAME, model, mode=mode, strength=strength, blocks=chosen)
         )
 
 
@@ -385,10 +380,10 @@ class BadVersionWeakenBySkippingBlocks(io.ComfyNode):
             network,
             blocks,
             auto=auto.skipped_blocks(network),
-            fits=lambda block: weak_passes.can_be_skipped(network, block),
+            fits=lambda block: passes.can_be_skipped(network, block),
             need="something to skip",
         )
-        return io.NodeOutput(weak_passes.skip_blocks(cls.NAME, model, blocks=chosen))
+        return io.NodeOutput(passes.skip_blocks(cls.NAME, model, blocks=chosen))
 
 
 class BadVersionWeakenTokens(io.ComfyNode):
@@ -434,11 +429,11 @@ class BadVersionWeakenTokens(io.ComfyNode):
             network,
             blocks,
             auto=auto.token_blocks(network),
-            fits=lambda block: weak_passes.has_transformers(network, block),
+            fits=lambda block: passes.has_transformers(network, block),
             need="tokens",
         )
         return io.NodeOutput(
-            weak_passes.shuffle_tokens(cls.NAME, model, share=strength, seed=seed, blocks=chosen)
+            passes.shuffle_tokens(cls.NAME, model, share=strength, seed=seed, blocks=chosen)
         )
 
 
@@ -489,7 +484,7 @@ class BadVersionWeakenPrompt(io.ComfyNode):
     ) -> io.NodeOutput:
         """Return the weaker prompt; raise ``GuidanceError`` if it is no text embedding."""
         check(cls, amount=amount, mode=mode)
-        return io.NodeOutput(weak_prompts.weaken_prompt(cls.NAME, conditioning, mode, amount, seed))
+        return io.NodeOutput(prompts.weaken_prompt(cls.NAME, conditioning, mode, amount, seed))
 
 
 def _weight_keys(node: str, model: ModelPatcher, blocks: str) -> list[str]:

@@ -7,9 +7,7 @@ ComfyUI they are one more model: it counts them, loads them and moves them out a
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
 from dataclasses import dataclass
-from operator import is_
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -18,7 +16,7 @@ import comfy.utils
 import torch
 from comfy.model_patcher import LowVramPatch, ModelPatcher
 
-from ..models import same_numbers
+from ..models import differing_keys, same_numbers, same_objects
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -147,7 +145,7 @@ class _Source:
 
     def makes_the_same_as(self, other: _Source) -> bool:
         return (
-            _same_objects(self.patches, other.patches)
+            same_objects(self.patches, other.patches)
             and self.layer() is other.layer()
             and (self.dtype, self.shape) == (other.dtype, other.shape)
         )
@@ -156,7 +154,7 @@ class _Source:
         return (
             self.main_patches is not None
             and other.main_patches is not None
-            and _same_objects(self.main_patches, other.main_patches)
+            and same_objects(self.main_patches, other.main_patches)
         )
 
 
@@ -175,19 +173,6 @@ def prepared_weights(main: ModelPatcher, weak: ModelPatcher) -> PreparedWeights:
     return known
 
 
-def differing_keys(main: ModelPatcher, weak: ModelPatcher) -> list[str]:
-    """Weights that the two patch otherwise.
-
-    Clones share the patch tuples themselves, so identity tells what was added later.
-    """
-    keys = sorted(main.patches.keys() | weak.patches.keys())
-    return [
-        key
-        for key in keys
-        if not _same_objects(main.patches.get(key, ()), weak.patches.get(key, ()))
-    ]
-
-
 def layer_of(model: torch.nn.Module, key: str) -> tuple[torch.nn.Module, str]:
     """The module that has a weight, and the weight's name in it."""
     module_name, _, name = key.rpartition(".")
@@ -204,11 +189,6 @@ def patched_on_the_fly(layer: torch.nn.Module, name: str) -> bool:
 def disown_pinned_weights(patcher: ModelPatcher) -> None:
     """A clone shares the record of pinned weights, and would unpin them for all when it goes."""
     patcher.pinned = set()
-
-
-def _same_objects(a: Iterable[Any], b: Iterable[Any]) -> bool:
-    a, b = tuple(a), tuple(b)
-    return len(a) == len(b) and all(map(is_, a, b))
 
 
 def _maker(main: ModelPatcher, weak: ModelPatcher) -> ModelPatcher:

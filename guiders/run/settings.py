@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 from comfy.patcher_extension import WrappersMP
 
 from ..errors import bad_input
-from ..models import name_of, set_up_alike
+from ..models import differing_keys, name_of, set_up_alike
 from ..push.call import Conditioning
 from ..push.schedules import Schedule
 from ..push.shapes import Shape
 from ..record.probe import Probe
-from . import weight_swap as same_base
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -102,7 +101,7 @@ def require_difference(node: str, leg: WeakLeg, main: ModelPatcher) -> None:
         leg.weak_positive is None
         and weak.is_clone(main)
         and set_up_alike(main, weak)
-        and same_base.same_patches(main, weak)
+        and not differing_keys(main, weak)
     ):
         raise bad_input(
             node,

@@ -21,7 +21,6 @@ from comfy.model_patcher import LowVramPatch
 
 from ..models import loads_dynamically
 from .prepared_weights import (
-    differing_keys,
     disown_pinned_weights,
     layer_of,
     prepared_weights,
@@ -54,11 +53,6 @@ def run_patcher(main: ModelPatcher, weak: ModelPatcher) -> ModelPatcher:
     patcher.cached_hook_patches = {}
     disown_pinned_weights(patcher)
     return patcher
-
-
-def same_patches(main: ModelPatcher, weak: ModelPatcher) -> bool:
-    """Whether two patchers of one base carry the very same weight patches."""
-    return not differing_keys(main, weak)
 
 
 def can_swap(patcher: ModelPatcher) -> bool:

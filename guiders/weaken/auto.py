@@ -6,8 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from ..models import name_of
-from . import passes as weak_passes
-from . import weights as weak_weights
+from . import passes, weights
 from .blocks import Block, Network, summary
 
 if TYPE_CHECKING:
@@ -61,16 +60,14 @@ def weak_version(node: str, model: ModelPatcher) -> ModelPatcher:
     attention, skipped = attention_blocks(network), skipped_blocks(network)
     if network.is_unet and attention:
         how = f"weakened self-attention in {summary(attention)}"
-        weak = weak_passes.perturb_attention(
-            node, model, mode="blur", strength=1.0, blocks=attention
-        )
-    elif skipped and all(weak_passes.can_be_skipped(network, block) for block in skipped):
+        weak = passes.perturb_attention(node, model, mode="blur", strength=1.0, blocks=attention)
+    elif skipped and all(passes.can_be_skipped(network, block) for block in skipped):
         how = f"without {summary(skipped)}"
-        weak = weak_passes.skip_blocks(node, model, blocks=skipped)
+        weak = passes.skip_blocks(node, model, blocks=skipped)
     else:
         how = "with half of the rank of its weights"
         keys = network.weight_keys(model, network.blocks)
-        weak = weak_weights.with_low_rank(node, model, keep=0.5, keys=keys)
+        weak = weights.with_low_rank(node, model, keep=0.5, keys=keys)
     logging.info(
         "%s: nothing to push away from is connected, so %s itself, %s, is the bad version.",
         node,

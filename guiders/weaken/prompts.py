@@ -9,10 +9,8 @@ import torch
 from torch import Generator, Tensor
 
 from ..errors import bad_input
+from ..push.call import Conditioning
 from . import degradations
-
-# A conditioning as nodes pass it on: pairs of a text embedding and a dictionary.
-Conditioning = list[list[Any]]
 
 Mode = Literal["drop", "noise", "blur"]
 

@@ -20,8 +20,7 @@ import torch
 from comfy.weight_adapter import WeightAdapterBase
 
 from ..errors import bad_input
-from ..models import name_of
-from ..run.prepared_weights import differing_keys
+from ..models import differing_keys, name_of
 from . import degradations
 from .perturbations import generator_for
 
