@@ -1168,7 +1168,7 @@ def test_what_is_neither_unet_nor_transformer_loses_rank(pack, monkeypatch, capl
         asked.append(settings)
         return model
 
-    monkeypatch.setattr(pack.guiders.weaken.auto.weak_weights, "with_low_rank", with_low_rank)
+    monkeypatch.setattr(pack.guiders.weaken.weights, "with_low_rank", with_low_rank)
     model = sd3(0)
     bare = model.clone()
     bare.add_object_patch("diffusion_model", torch.nn.Sequential(torch.nn.Linear(2, 2)))
