@@ -8,7 +8,7 @@ from comfyui.install import ROOT
 
 FOLDER = ROOT / "guiders"
 # From the lowest up, as guiders/__init__.py has them.
-ROOMS = ["errors", "push", "models", "record", "weaken", "run"]
+ROOMS = ["errors", "push", "comfy", "models", "record", "weaken", "run"]
 
 
 def imported(room):

@@ -269,7 +269,7 @@ def step_at(pack):
             C=C,
             R=R,
             difference=C - R,
-            other=lambda: pytest.fail("no schedule asks for the other leg"),
+            other=lambda: pytest.fail("no schedule asks for the other push"),
             predict=lambda conditioning: pytest.fail("no schedule asks for a prediction"),
             measure_level=lambda: sigma,
         )
@@ -286,11 +286,11 @@ def any_step(step_at, noise, sigma):
     return step_at(noise, sigma, *random(3, 2, 4, 3, 5))
 
 
-def test_no_schedule_leaves_the_scale(schedules, noise, step_at):
-    scale = schedules.LegScale([], noise)
-    assert not scale.has_fixed
-    assert scale.fixed_factor(5.0) == 1.0
-    assert scale.excess(3.5, any_step(step_at, noise, 5.0)) == 2.5
+def test_no_schedule_leaves_the_strength(schedules, noise, step_at):
+    running = schedules.RunningSchedules([], noise)
+    assert not running.has_fixed
+    assert running.fixed_factor(5.0) == 1.0
+    assert running.at(2.5, any_step(step_at, noise, 5.0)) == 2.5
 
 
 def test_factors_of_a_chain_multiply(schedules, noise, step_at):
@@ -299,22 +299,22 @@ def test_factors_of_a_chain_multiply(schedules, noise, step_at):
         schedules.Curve(((6.0, 0.5), (5.0, 3.0)), True, "linear"),
         schedules.Ramp("rising", "linear", 0.0, 2.0, 0.0, 1.0, 1.0),
     ]
-    scale = schedules.LegScale(chain, noise)
-    assert scale.has_fixed
+    running = schedules.RunningSchedules(chain, noise)
+    assert running.has_fixed
     for sigma, expected in ((5.0, 3.0), (6.0, 0.4), (5.5, 1.575), (8.0, 0.2), (9.0, 0), (2.0, 0)):
-        assert scale.fixed_factor(sigma) == pytest.approx(expected)
-        excess = scale.excess(3.5, any_step(step_at, noise, sigma))
-        assert excess == pytest.approx(2.5 * expected)
+        assert running.fixed_factor(sigma) == pytest.approx(expected)
+        strength = running.at(2.5, any_step(step_at, noise, sigma))
+        assert strength == pytest.approx(2.5 * expected)
 
 
 def test_fixed_and_live_factors_multiply(schedules, noise, step_at):
     dynamic = schedules.DynamicNegative(0.2, 0.0, False, 0.0, 1e-6, 0.8)
     ramp = schedules.Ramp("rising", "linear", 0.0, 2.0, 0.0, 1.0, 1.0)
-    scale = schedules.LegScale([dynamic, ramp], noise)
-    assert scale.has_fixed and not schedules.LegScale([dynamic], noise).has_fixed
-    assert scale.fixed_factor(7.5) == pytest.approx(0.5)
+    running = schedules.RunningSchedules([dynamic, ramp], noise)
+    assert running.has_fixed and not schedules.RunningSchedules([dynamic], noise).has_fixed
+    assert running.fixed_factor(7.5) == pytest.approx(0.5)
     # 0.2/(1 − 0.2) of 3 − 1, half of it.
-    actual = scale.excess(3.0, any_step(step_at, noise, 7.5))
+    actual = running.at(2.0, any_step(step_at, noise, 7.5))
     torch.testing.assert_close(actual, torch.full((2,), 0.25, dtype=torch.float64))
 
 
@@ -359,15 +359,17 @@ def test_distance_of_a_flow_model(time, schedules, Noise, step_at):
     torch.testing.assert_close(factor * (C - R).flatten(1).norm(dim=1), expected)
 
 
-@pytest.mark.parametrize(("scale", "sign"), [(3.0, 1), (100.0, 1), (0.5, -1), (-7.0, -1)])
-def test_distance_takes_over_the_scale_but_for_its_sign(scale, sign, schedules, noise, step_at):
+@pytest.mark.parametrize(("strength", "sign"), [(2.0, 1), (99.0, 1), (-0.5, -1), (-8.0, -1)])
+def test_distance_takes_over_the_strength_but_for_its_sign(
+    strength, sign, schedules, noise, step_at
+):
     step = any_step(step_at, noise, 5.0)
     calibrated = schedules.DistanceCalibrated(0.1, 9.0, 0.0)
     factor = calibrated.start(noise)(step)
-    actual = schedules.LegScale([calibrated], noise).excess(scale, step)
+    actual = schedules.RunningSchedules([calibrated], noise).at(strength, step)
     torch.testing.assert_close(actual, sign * factor)
     halved = [schedules.Curve(((1.0, 0.5),), True, "linear"), calibrated]
-    actual = schedules.LegScale(halved, noise).excess(scale, step)
+    actual = schedules.RunningSchedules(halved, noise).at(strength, step)
     torch.testing.assert_close(actual, sign * 0.5 * factor)
 
 
@@ -377,7 +379,7 @@ def test_distance_of_no_difference_is_capped(dtype, pack, schedules, noise, step
     running = schedules.DistanceCalibrated(0.1, 50.0, 0.0).start(noise)
     factor = running(step_at(noise, 5.0, x, C, C))
     assert (factor == 50.0).all()
-    assert torch.equal(pack.guiders.push.formulas.add_leg(C, C - C, factor + 1), C)
+    assert torch.equal(pack.guiders.push.formulas.add_push(C, C - C, factor), C)
 
 
 @pytest.mark.parametrize("live", ["BadVersionDistanceCalibrated", "BadVersionDynamicNegative"])

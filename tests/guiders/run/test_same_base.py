@@ -281,14 +281,14 @@ def test_switching_between_workflows(main, positive, negative, guide):
 @pytest.fixture
 def made(pack, monkeypatch):
     """Keys of the weak tensors that were made, in order."""
-    module = pack.guiders.run.prepared_weights
-    keys, patched_tensor = [], module._patched_tensor
+    patching = pack.guiders.comfy.Patching
+    keys, make = [], patching.make
 
-    def noted(main, maker, key):
+    def noted(self, key):
         keys.append(key)
-        return patched_tensor(main, maker, key)
+        return make(self, key)
 
-    monkeypatch.setattr(module, "_patched_tensor", noted)
+    monkeypatch.setattr(patching, "make", noted)
     return keys
 
 
