@@ -267,7 +267,7 @@ def with_own_hooks(conds: InnerConditioning) -> InnerConditioning:
     return copies
 
 
-# --------------------------------------------------------------------------- what a patcher asks for
+# -------------------------------------------------------------------------- what a patcher asks for
 
 
 def set_up(patcher: ModelPatcher) -> tuple[Any, ...]:

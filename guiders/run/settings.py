@@ -62,7 +62,7 @@ class Guidance:
 
     node: str
     weak: WeakPush | None = None
-    negative: Push = Push()
+    negative: Push = field(default_factory=Push)
     probe: Probe | None = None
     show: Callable[[str], None] | None = None
 

@@ -7,25 +7,22 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import comfy.ldm.modules.attention
 import torch
 from torch import Tensor
 
+from .. import comfy
 from . import perturbations
 from .network import Block, Network
 from .passes import Pass, Places, as_function, weakened
 from .perturbations import Attend, Grid
 
 if TYPE_CHECKING:
-    from comfy.model_patcher import ModelPatcher
-
-# Newer releases hand their transformer options to every attention, and ask there for an override.
-_ATTENTION_ASKS = hasattr(comfy.ldm.modules.attention, "wrap_attn")
+    from ..comfy import ModelPatcher
 
 
 def can_be_replaced(network: Network) -> bool:
     """Whether the running ComfyUI lets the attention of this kind of network be replaced."""
-    return network.is_unet or _ATTENTION_ASKS
+    return network.is_unet or comfy.ATTENTION_ASKS
 
 
 def has_attention(network: Network, block: Block) -> bool:
@@ -132,10 +129,9 @@ def _plain_in_unet(
         return _by_head(there(_joined(q), _joined(k), _joined(v), extra), heads)
     # SD1.5's attention wants more precision than the weights have on some devices.
     options = {"attn_precision": extra.get("attn_precision")}
-    if _ATTENTION_ASKS:
+    if comfy.ATTENTION_ASKS:
         options["transformer_options"] = extra
-    own = comfy.ldm.modules.attention.optimized_attention_masked
-    return _call_attention(own, heads, options, q, k, v, mask)
+    return _call_attention(comfy.attend, heads, options, q, k, v, mask)
 
 
 def _perturb_in_transformer(run: Pass, weaker: _Weaker, blocks: Sequence[Block]) -> None:

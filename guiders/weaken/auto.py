@@ -14,7 +14,7 @@ from .blocks import summary
 from .network import Block, Network
 
 if TYPE_CHECKING:
-    from comfy.model_patcher import ModelPatcher
+    from ..comfy import ModelPatcher
 
 
 def attention_blocks(network: Network) -> list[Block]:

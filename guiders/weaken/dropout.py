@@ -15,8 +15,9 @@ from .passes import Pass, weakened
 from .perturbations import generator_for
 
 if TYPE_CHECKING:
-    from comfy.model_patcher import ModelPatcher
     from torch import nn
+
+    from ..comfy import ModelPatcher
 
 
 def drop_activations(

@@ -19,8 +19,9 @@ from ..models import name_of
 from .perturbations import Grid
 
 if TYPE_CHECKING:
-    from comfy.model_patcher import ModelPatcher
     from torch import Size
+
+    from ..comfy import ModelPatcher
 
 
 @dataclass(frozen=True)

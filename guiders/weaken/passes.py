@@ -18,15 +18,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
+from ..comfy import WrappersMP
 from ..errors import bad_input
 from .blocks import summary
 from .network import Block, Network
 
 if TYPE_CHECKING:
-    from comfy.model_patcher import ModelPatcher
+    from ..comfy import ModelPatcher
 
 WRAPPER_KEY = "bad_version_weak_pass"
 

@@ -10,8 +10,9 @@ from .network import Block, Network
 from .passes import Around, GoOn, Pass, Streams, weakened
 
 if TYPE_CHECKING:
-    from comfy.model_patcher import ModelPatcher
     from torch import Tensor, nn
+
+    from ..comfy import ModelPatcher
 
 
 def can_be_skipped(network: Network, block: Block) -> bool:

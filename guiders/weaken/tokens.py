@@ -15,7 +15,7 @@ from .passes import Around, GoOn, Pass, Places, Streams, weakened
 from .perturbations import generator_for
 
 if TYPE_CHECKING:
-    from comfy.model_patcher import ModelPatcher
+    from ..comfy import ModelPatcher
 
 
 def has_tokens(network: Network, block: Block) -> bool:
