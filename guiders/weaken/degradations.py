@@ -77,7 +77,9 @@ def truncate_rank(W: Tensor, keep: float) -> Tensor:
     _, vectors = torch.linalg.eigh(gram if gram.is_cuda else gram.cpu())
     leading = vectors[:, -rank:].to(W.device)
     kept = tall @ leading @ leading.T
-    return (kept if tall is matrix else kept.T).reshape(W.shape).to(W.dtype)
+    # In the order of W in memory too: on some processors a layer rounds otherwise with another.
+    kept = kept if tall is matrix else kept.T.contiguous()
+    return kept.reshape(W.shape).to(W.dtype)
 
 
 def drop_tokens(E: Tensor, share: float, generator: Generator) -> Tensor:

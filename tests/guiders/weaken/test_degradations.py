@@ -41,7 +41,7 @@ def test_shape_dtype_and_argument_are_kept(degradations, name, dtype):
     given = normal(6, 8, 5, seed=1, dtype=dtype)
     before = given.clone()
     result = degrade(degradations, given)
-    assert (result.shape, result.dtype) == (given.shape, dtype)
+    assert (result.shape, result.stride(), result.dtype) == (given.shape, given.stride(), dtype)
     assert torch.equal(given, before)
     assert not torch.equal(result, given)
     assert result.untyped_storage().data_ptr() != given.untyped_storage().data_ptr()
