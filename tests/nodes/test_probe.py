@@ -119,7 +119,7 @@ def test_curves_run_as_high_as_the_numbers(make_run, draw, pack, view, push):
     record = probe.record_of(latent["samples"])
     picture = draw(probe, latent, view)
     values = CURVES[view](record, record.pushes[push])[:, 0]
-    colour = plots._OF_LEG[push]
+    colour = plots._OF_PUSH[push]
     top = picture.shape[0] - plots._BELOW - plots._PLOT_HEIGHT - 6
     rows = heights(picture, plots, colour, top)
     # Two of the values say where the axis is; the others must lie on it.
@@ -147,7 +147,7 @@ def test_band_goes_from_the_least_to_the_greatest_of_a_batch(make_run, draw, pac
     probe, latent = make_run(pushes=("negative",), batch=5)
     record = probe.record_of(latent["samples"])
     picture = draw(probe, latent, "cosine")
-    band = plots._faint(plots._OF_LEG["negative"])
+    band = plots._faint(plots._OF_PUSH["negative"])
     values = record.pushes["negative"].cosine
     spread = np.ptp(values, axis=1)
     assert spread[0] > 3 * spread[1]

@@ -74,10 +74,10 @@ def test_choice_that_is_none(node_id, name, refused):
     assert came == "'nonsense'" and " or '" in expected
 
 
-def test_only_shapes_that_compare_need_the_other_leg(node):
-    need = {node_id for node_id in NODES if node(node_id)[0].needs_other_leg}
+def test_only_shapes_that_compare_need_the_other_push(node):
+    need = {node_id for node_id in NODES if node(node_id)[0].needs_other_push}
     assert need == {"BadVersionRejectShape", "BadVersionCapShape"}
-    assert not node("BadVersionCapShape", relative_to="number")[0].needs_other_leg
+    assert not node("BadVersionCapShape", relative_to="number")[0].needs_other_push
 
 
 @pytest.fixture
