@@ -1,4 +1,4 @@
-"""What the comparison on drawn pictures says, as a section of docs/results.md."""
+"""What the comparison on drawn images says, as a section of docs/results.md."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from .pictures import CHOOSING_SEED, SEEDS, Report, Row, most_promising
 from .tables import Target, listing, mean_sd
 
 GROUPS = (REFERENCE, WEAK, ONE, ONE_SHAPED, CHEAP, BOTH, SHAPED)
-# Of the main model's distance, how often that between two halves of the real pictures.
+# Of the main model's distance, how often that between two halves of the real images.
 UNDERFITTING = 5.0
 # What a step may cost that is called cheap, in passes.
 CHEAP_PASSES = 1.25
 
 
 def section(report: Report, pictures: str, credit: str = "") -> str:
-    """The tables and plots of one kind of pictures, in Markdown.
+    """The tables and plots of one kind of images, in Markdown.
 
     Args:
         pictures: folder of the plots, from the page.
-        credit: of what the pictures show.
+        credit: of what the images show.
     """
     parts = [_intro(report), _plots(report, pictures)]
     if credit:
@@ -51,7 +51,7 @@ def section(report: Report, pictures: str, credit: str = "") -> str:
 
 
 def summary(reports: Sequence[Report]) -> str:
-    """The plain ways, on all kinds of pictures: the table that the README has as well."""
+    """The plain ways, on all kinds of images: the table that the README has as well."""
     first, *_ = reports
     plain = [row.name for row in first.rows if row.group in (REFERENCE, WEAK, BOTH)]
     ways = [*plain, SKIPPING, LOW_RANK]
@@ -140,7 +140,7 @@ def _plots(report: Report, pictures: str) -> str:
 
 
 def targets(report: Report) -> list[Target]:
-    """What the project set out to reach on pictures, and whether this kind reaches it."""
+    """What the project set out to reach on images, and whether this kind reaches it."""
     unguided, free, interval = (report.row(name) for name in (UNGUIDED, CLASSIFIER_FREE, INTERVAL))
     weak = report.best(WEAK)
     one, shaped = report.best(ONE), report.best(ONE_SHAPED)
@@ -204,5 +204,5 @@ def _cheap(report: Report, unguided: Row) -> Target:
 
 
 def gain(row: Row, unguided: Row) -> float:
-    """How much nearer to the real pictures a way comes than no guidance."""
+    """How much nearer to the real images a way comes than no guidance."""
     return unguided.mean("distance") - row.mean("distance")

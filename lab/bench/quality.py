@@ -1,4 +1,4 @@
-"""Does guidance away from a bad version make better pictures, and at what cost?
+"""Does guidance away from a bad version make better images, and at what cost?
 
     make bench-quality
 
@@ -149,7 +149,7 @@ def write_page(afresh: bool) -> Path:
 
 
 def families() -> str:
-    """How large the models of pictures are, and how long they were trained, as a table."""
+    """How large the models of images are, and how long they were trained, as a table."""
     header = ["models", "main", "earlier", "smaller", "smaller and earlier"]
     rows = []
     for name, family in (("digits", digits.train.UNDERFIT), ("emoji", emoji.train.FAMILY)):
