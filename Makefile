@@ -18,7 +18,7 @@ help:
 	@echo "make test            check style and run all tests, on ComfyUI $(newest) and $(oldest)"
 	@echo "make lint            check style only"
 	@echo
-	@echo "make cards           draw the pictures of the README and of the workflows again"
+	@echo "make cards           draw the images of the README and of the workflows again"
 	@echo "make texts           write the help pages and the README's tables from the nodes and docs/help"
 	@echo "make models          train the tiny models again, then make card (hours)"
 	@echo "make card            measure the tiny models; writes README.md and EMOJI.md in lab/assets"

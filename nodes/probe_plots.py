@@ -52,13 +52,13 @@ _WORDS = {
     "zh": {
         "scale": "实际引导强度，1 为关闭",
         "push": "推力长度，占预测的百分比",
-        "cosine": "差值的余弦",
+        "cosine": "差异的余弦",
         "along": "推力中沿预测方向的比例",
-        "shift": "latent 各通道的偏移",
+        "shift": "Latent 各通道的偏移",
         "posterior": "负面提示词的概率",
         "weak": "弱模型",
         "negative": "负面提示词",
-        "before": "{}，乘强度和整形之前",
+        "before": "{}，应用引导强度和形状之前",
         "whole": "两者合计",
         "with C": "{}与预测",
         "both": "弱模型与负面",
@@ -68,7 +68,7 @@ _WORDS = {
         "sigma": "每次模型调用的 sigma",
         "C": "预测",
         "guided": "引导后",
-        "no images": "这种 latent 不是图像。",
+        "no images": "这种 Latent 不是图像。",
     },
 }
 

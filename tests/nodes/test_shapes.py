@@ -126,7 +126,7 @@ def test_any_setting_is_taken_or_refused(node_id, draw, node, comfy_nodes, pack)
 
 @pytest.mark.parametrize("node_id", NODES)
 def test_any_setting_that_is_taken_gives_a_finite_picture(node_id, draw, node, models, pack):
-    """Behind any other shape, on both legs."""
+    """Behind any other shape, on both pushes."""
     (model, weak), (positive, negative) = models, conditionings
     run = Run.of(model, shape=(1, 4, 8, 6), steps=2)
     others = random.Random(node_id)

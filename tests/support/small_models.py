@@ -133,7 +133,7 @@ def sdxl(seed: int, middle_depth: int = 2) -> ModelPatcher:
 
 
 def video_unet(seed: int) -> ModelPatcher:
-    """A v-prediction U-Net of the SVD kind: each picture of a batch is a frame of one video."""
+    """A v-prediction U-Net of the SVD kind: each image of a batch is a frame of one video."""
     return _patcher(
         comfy.supported_models.SVD_img2vid(
             {
@@ -393,7 +393,7 @@ def pixart(seed: int) -> ModelPatcher:
 
 
 def control_net(main: ModelPatcher) -> comfy.controlnet.ControlNet:
-    """A control net for the digits model, whose hint is a picture of 16 channels."""
+    """A control net for the digits model, whose hint is an image of 16 channels."""
     network = comfy.cldm.mmdit.ControlNet(
         num_blocks=2,
         operations=comfy.ops.disable_weight_init,
@@ -434,7 +434,7 @@ ARCHITECTURES = [
     Architecture("wan", video_model, (2, 16, 2, 8, 12), ("blocks",)),
     Architecture("hunyuan_video", hunyuan_video, (2, 16, 2, 8, 12), _FLUX_BLOCKS),
     Architecture("aura_flow", aura_flow, (2, 4, 8, 12), ("double_layers", "single_layers")),
-    # Its table of positions divides by zero for pictures much smaller than this.
+    # Its table of positions divides by zero for images much smaller than this.
     Architecture("pixart", pixart, (2, 4, 28, 40), ("blocks",)),
 ]
 if hasattr(comfy.supported_models, "ZImage"):  # not yet in the oldest release of ComfyUI
