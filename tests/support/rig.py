@@ -121,7 +121,7 @@ def close(actual: Tensor, expected: Tensor, tolerance: float = TOLERANCE) -> boo
 
 
 @dataclass(frozen=True)
-class Legs:
+class Pushes:
     """The closed form of a run: which models, which conditionings, which scales.
 
     ``main`` is the model without this pack's push, with whatever else is stacked on it.

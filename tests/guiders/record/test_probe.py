@@ -42,7 +42,7 @@ def assert_rows(actual, expected, tolerance=2e-5):
     np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance)
 
 
-def test_readings_of_both_legs(main, weak, positive, negative, guide, probe):
+def test_readings_of_both_pushes(main, weak, positive, negative, guide, probe):
     run, watched = Run.of(main, steps=STEPS), probe("both")
     guided = guide(model=main, positive=positive, negative=negative, weak_model=weak, probe=watched)
     latent, recording = recorded(guided, run)

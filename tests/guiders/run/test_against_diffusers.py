@@ -61,7 +61,7 @@ def step_of(pack, noise):
 
 
 def guided_run(shape, formulas, noise, step_of, scale, pairs):
-    """Predictions of a run that is guided by one leg of one shape."""
+    """Predictions of a run that is guided by one push of one shape."""
     running = shape.start(noise)
     for i, (C, R) in enumerate(pairs):
         shaped = running(C - R, step_of(C, C, R, i), scale - 1)

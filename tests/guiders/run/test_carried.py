@@ -34,7 +34,7 @@ EVERY_STEP = {"weak_every": 1}
 
 @pytest.fixture
 def pair(main, positive, negative):
-    """What both nodes need, for a run with both legs."""
+    """What both nodes need, for a run with both pushes."""
     return {"model": main, "positive": positive, "negative": negative}
 
 
@@ -118,9 +118,9 @@ def test_each_call_takes_what_was_found_in_its_block(sampler, every, guide, main
         assert close(recording.denoised[i], expected), f"model call {i} is off"
 
 
-def test_beside_a_negative_prompt(weak_leg, guide, pair, main, positive, negative):
+def test_beside_a_negative_prompt(weak_push, guide, pair, main, positive, negative):
     """Of which there is a prediction at every step."""
-    inputs, weak, prompt = weak_leg
+    inputs, weak, prompt = weak_push
     run = Run.of(main, steps=4)
     recorded, recording = record(main)
     run.sample(guide(**{**pair, **inputs, "model": recorded}, weak_every=3))

@@ -12,7 +12,7 @@ import torch
 from comfy.patcher_extension import PatcherInjection
 
 from bench.memory import tensor_memory
-from support.rig import Legs, Run, add_weights, close, core_guider, record, small_card
+from support.rig import Pushes, Run, add_weights, close, core_guider, record, small_card
 
 WEAK_SCALE, CFG = 1.7, 3.0
 
@@ -26,7 +26,7 @@ def assert_closed_form(positive, negative, guide):
         recorded, recording = record(main)
         guider = guide(model=recorded, positive=positive, negative=negative, weak_model=weak)
         latent = run.sample(guider)
-        Legs(main, positive, negative, CFG, weak, WEAK_SCALE).assert_hold(run, recording)
+        Pushes(main, positive, negative, CFG, weak, WEAK_SCALE).assert_hold(run, recording)
         return latent
 
     return assert_closed_form

@@ -8,7 +8,7 @@ import logging
 import pytest
 import torch
 
-from support.rig import Legs, Recording, Run, add_weights, call, close, core_guider, record
+from support.rig import Pushes, Recording, Run, add_weights, call, close, core_guider, record
 from support.small_models import BY_NAME, Architecture, conditionings, flux, sd3, sdxl, video_unet
 from support.weakening import (
     NODES,
@@ -322,7 +322,7 @@ def test_on_top_of_other_weights(name, weaken, guide):
     run = Run.of(model, shape=architecture.latent)
     recorded, recording = record(model)
     run.sample(guide(model=recorded, positive=positive, weak_model=weak, weak_scale=1.7))
-    Legs(model, positive, weak=weak, weak_scale=1.7).assert_hold(run, recording)
+    Pushes(model, positive, weak=weak, weak_scale=1.7).assert_hold(run, recording)
     run.sample(core_guider(model, positive))
     assert traces(model) == before
 
@@ -445,7 +445,7 @@ def test_areas(weaken, node, guide):
         recorded, recording = record(model)
         weak = weaken(kind, model, "all")
         run.sample(guide(model=recorded, positive=both, weak_model=weak, weak_scale=1.7))
-        Legs(model, both, weak=weak, weak_scale=1.7).assert_hold(run, recording)
+        Pushes(model, both, weak=weak, weak_scale=1.7).assert_hold(run, recording)
 
 
 def test_latent_of_odd_size(weaken):

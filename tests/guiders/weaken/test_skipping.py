@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from support.rig import Legs, Run, close, core_guider, record
+from support.rig import Pushes, Run, close, core_guider, record
 from support.small_models import BY_NAME, sdxl
 from support.weakening import TRANSFORMERS, distance, predict
 
@@ -120,6 +120,6 @@ def test_control_net_on_skipped_blocks(main, positive, negative, weaken, control
     run = Run.of(main)
     recorded, recording = record(main)
     run.sample(guide(model=recorded, positive=with_net, weak_model=weak, weak_scale=1.7))
-    Legs(main, with_net, weak=weak, weak_scale=1.7).assert_hold(run, recording)
+    Pushes(main, with_net, weak=weak, weak_scale=1.7).assert_hold(run, recording)
     steered, plain = (run.replay(core_guider(weak, c), recording) for c in (with_net, positive))
     assert distance(steered[0], plain[0]) > 1e-4
