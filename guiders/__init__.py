@@ -18,7 +18,7 @@ Each imports from those above it only. The way of ``weak_scale`` from node to te
     nodes.guidance                  BadVersionGuider.execute: strength = weak_scale − 1
     run.settings.settle             is there a weak push? A WeakPush in a Guidance
     run.attach.with_guidance        a wrapper around each run of a clone of the model
-    run.guided_run                  GuidedRun.sample: the main run, inside a SideRun for the weak one
+    run.guided_run                  GuidedRun.sample: the run, inside a SideRun of the weak model
     GuidedRun._after_cfg            a post-CFG function, first on the run's own list
     push.push                       RunningPush.at: C − R of the Call, R by SideRun.predict
     push.schedules                  RunningSchedules.at: strength · factors

@@ -18,9 +18,9 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from comfyui.install import ROOT
+from support.without_comfyui import module_without_comfyui
 
 from . import insides
-from .insides import module_without_comfyui
 from .records import Records
 
 POINTS = 4000  # Of each run.

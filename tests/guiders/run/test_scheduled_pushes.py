@@ -140,11 +140,11 @@ def test_empty_prompt_is_asked_for_inside_of_the_interval_only(
 ):
     run = Run.of(main, steps=4, shape=(1, 16, 8, 8))
     empty = node("DigitConditioning", digit="8")
-    push = {
+    inputs = {
         f"{push}_schedule": only(run, 1, 2),
         f"{push}_shape": node("BadVersionPerpNegShape", empty=empty, weight=1.0),
     }
-    run.sample(guide(**pair, weak_model=weak, **push))
+    run.sample(guide(**pair, weak_model=weak, **inputs))
     sizes = [size for name, size in passes if name == "main"]
     assert sizes == {"negative": [1, 3, 3, 1], "weak": [2, 3, 3, 2]}[push]
     assert len(passes) - len(sizes) == {"negative": 4, "weak": 2}[push]

@@ -202,11 +202,11 @@ def test_cap_relative_to_the_other_push(push, guide, main, weak, prompts, node, 
     held = []
     for i, (C, N, W) in enumerate(taken_apart(run, recording)):
         R, other = (W, N) if push == "weak" else (N, W)
-        push = each(lambda C, R, S: at_most(C - R, ratio * (C - S).norm()), C, R, other)
-        held.append(not close(push, C - R))
+        delta = each(lambda C, R, S: at_most(C - R, ratio * (C - S).norm()), C, R, other)
+        held.append(not close(delta, C - R))
         plain = (CFG - 1) * (C - N) if push == "weak" else (WEAK_SCALE - 1) * (C - W)
         own = (WEAK_SCALE if push == "weak" else CFG) - 1
-        assert close(recording.denoised[i], C + plain + own * push), f"model call {i} is off"
+        assert close(recording.denoised[i], C + plain + own * delta), f"model call {i} is off"
     assert any(held)
 
 
@@ -225,12 +225,12 @@ def test_with_the_other_push_off_nothing_is_compared(
     run = Run.of(main)
     other = {"weak": "negative", "negative": "weak"}[push]
     recorded, recording = record(main)
-    push = {
+    inputs = {
         f"{push}_shape": node(name, **COMPARING[name]),
         f"{other}_schedule": only(run, 1),
     }
     with batch_sizes(main) as sizes, batch_sizes(weak) as weak_sizes:
-        run.sample(guide(model=recorded, **prompts, weak_model=weak, **push))
+        run.sample(guide(model=recorded, **prompts, weak_model=weak, **inputs))
     assert sizes == ([2, 4, 2] if push == "weak" else [4, 4, 4])
     assert weak_sizes == ([2, 2, 2] if push == "weak" else [2])
     for i, (C, N, W) in enumerate(taken_apart(run, recording)):
