@@ -88,21 +88,17 @@ def test_row_has_all_lists_of_blocks(architecture, models, table):
     paths = [of.path for of in row.lists]
     assert set(architecture.blocks) <= set(paths)
     for of in row.lists:
-        assert all(block.path.startswith(of.path) for block in network.groups[of.name])
-        assert len(network.groups[of.name]) == (
-            1 if of.name == "middle" else len(module.get_submodule(of.path))
-        )
+        found = module.get_submodule(of.path)
+        blocks = [found] if of.name == "middle" else list(found.children())
+        assert [network.module_of(block) for block in network.groups[of.name]] == blocks
     if row.unet:
         return
-    assert paths[0] == row.lists[0].path
     looked, main = table._look_for_lists(module)
-    no_blocks, unlikely = (d.get(architecture.name, set()) for d in (NO_BLOCKS, UNLIKELY))
-    expected = [path for path in paths if path not in unlikely]
-    assert [of.path for of in looked if of.path not in no_blocks] == expected
     assert network.main == main
-    assert {of.name for of in looked} - no_blocks == {of.name for of in row.lists} - {
-        of.name for of in row.lists if of.path in unlikely
-    }
+    no_blocks, unlikely = (d.get(architecture.name, set()) for d in (NO_BLOCKS, UNLIKELY))
+    assert [(of.name, of.path) for of in looked if of.path not in no_blocks] == [
+        (of.name, of.path) for of in row.lists if of.path not in unlikely
+    ]
 
 
 class Noting(dict):
