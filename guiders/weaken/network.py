@@ -57,15 +57,15 @@ class BlockList:
         point: name of ComfyUI's patch point around its blocks, which is a key of
             ``patches_replace["dit"]`` together with the block's index; "" where there is none.
         image: whether the image's tokens go through its blocks.
-        one_stream: whether its blocks can be stood in for without a patch point: what they hand on
-            is one sequence, like their first argument.
+        replaceable: whether something else can be called in place of its blocks: there is a patch
+            point, or what they hand on is one sequence, like their first argument.
     """
 
     name: str
     path: str
     point: str = ""
     image: bool = True
-    one_stream: bool = True
+    replaceable: bool = True
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ TABLE: tuple[Architecture, ...] = (
     Architecture(
         classes=("hidream.model.HiDreamImageTransformer2DModel",),
         lists=(
-            BlockList("double", "double_stream_blocks", one_stream=False),
+            BlockList("double", "double_stream_blocks", replaceable=False),
             BlockList("single", "single_stream_blocks"),
         ),
         main="double",
@@ -263,7 +263,7 @@ TABLE: tuple[Architecture, ...] = (
     ),
     Architecture(
         classes=("wan.model.VaceWanModel",),
-        lists=(_BLOCKS, BlockList("vace", "vace_blocks", one_stream=False)),
+        lists=(_BLOCKS, BlockList("vace", "vace_blocks", replaceable=False)),
         main="block",
         auto=_TRANSFORMER,
     ),
@@ -322,8 +322,8 @@ TABLE: tuple[Architecture, ...] = (
     Architecture(
         classes=("cascade.stage_c.StageC", "cascade.stage_b.StageB"),
         lists=(
-            BlockList("down", "down_blocks", image=False, one_stream=False),
-            BlockList("up", "up_blocks", image=False, one_stream=False),
+            BlockList("down", "down_blocks", image=False, replaceable=False),
+            BlockList("up", "up_blocks", image=False, replaceable=False),
         ),
         main="down",
         auto=Auto(attention=(), tokens=(), skip=(), weak=("rank",)),
@@ -419,11 +419,9 @@ class Network:
             return bool(self.transformers(block))
         return self._is_called(block) and self._lists[block.group].image
 
-    def has_stand_in(self, block: Block) -> bool:
+    def can_be_replaced(self, block: Block) -> bool:
         """Whether something else can be called in place of a transformer's block."""
-        return self._is_called(block) and (
-            block.point is not None or self._lists[block.group].one_stream
-        )
+        return self._is_called(block) and self._lists[block.group].replaceable
 
     def transformers(self, block: Block) -> list[Block]:
         """The single transformers inside a block of a U-Net; none for anything else."""

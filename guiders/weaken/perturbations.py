@@ -102,7 +102,7 @@ def windowed_attention(
 
     The window is centred on the token and reaches ``(1 − strength)/2`` of the image's rows and
     columns to each side; at ``strength`` 1 a token sees its own place alone. A receptive field cut
-    to a sliding window is the weak model of Kaiser et al. 2024, arXiv 2411.10257. Picture tokens
+    to a sliding window is the weak model of Kaiser et al. 2024, arXiv 2411.10257. Image tokens
     are taken in strips of rows, so that no mask of the whole attention matrix is ever made.
     """
     frames, rows, columns = grid
@@ -157,7 +157,7 @@ def shuffle_tokens(x: Tensor, span: slice, share: float, generator: torch.Genera
 def drop_activations(x: Tensor, rate: float, generator: torch.Generator) -> Tensor:
     """Set a share of the activations to zero, and scale the others by ``1/(1 − rate)``.
 
-    The mask is one for the whole batch, so that a image does not depend on what it is batched
+    The mask is one for the whole batch, so that an image does not depend on what it is batched
     with. Dropout is the corruption of Karras et al. 2024, arXiv 2406.02507, section 4.
     """
     kept = torch.empty(x.shape[1:], dtype=x.dtype, device=x.device)

@@ -19,7 +19,7 @@ def can_be_skipped(network: Network, block: Block) -> bool:
     """Whether what comes out of a block is its input plus something."""
     if network.is_unet:
         return bool(network.branches(block))
-    return network.has_stand_in(block)
+    return network.can_be_replaced(block)
 
 
 def skip_blocks(node: str, model: ModelPatcher, *, blocks: Sequence[Block]) -> ModelPatcher:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def has_tokens(network: Network, block: Block) -> bool:
     """Whether the image goes into a block as tokens that can be put in another order."""
-    return network.has_image(block) and (network.is_unet or network.has_stand_in(block))
+    return network.has_image(block) and (network.is_unet or network.can_be_replaced(block))
 
 
 def shuffle_tokens(

@@ -31,9 +31,16 @@ RANDOM = ("tokens", "dropout")
 
 def can_weaken(kind: str, architecture: Architecture) -> bool:
     """Whether ComfyUI lets this be done to that architecture."""
-    if NODES[kind][0] != "BadVersionWeakenAttention" or architecture.name in UNETS:
+    name = architecture.name
+    if name.startswith("cascade"):
+        return kind == "dropout"
+    if kind == "tokens":
+        return not name.startswith("cosmos")
+    if NODES[kind][0] != "BadVersionWeakenAttention" or name in UNETS:
         return True
-    return CAN_REPLACE and architecture.name != "pixart"
+    # To the attention of these it hands no options, and that of ACE-Step is another one.
+    apart = ("pixart", "hunyuan_dit", "hunyuan_3d_2_1", "wan_sound", "ace_step")
+    return CAN_REPLACE and name not in apart
 
 
 def each(pairs: list[tuple[Architecture, str]]) -> pytest.MarkDecorator:

@@ -5,6 +5,7 @@ import logging
 import pytest
 import torch
 
+from support.rare_models import EVERY_BY_NAME, RARE
 from support.rig import Run, call, core_guider
 from support.small_models import BY_NAME, sd3, sdxl
 from support.weakening import UNETS, distance, each_architecture
@@ -16,6 +17,8 @@ AUTO = {
     "flux": ("double 1", "double 1", "double 1"),
     "lumina": ("layer 1", "layer 1", "layer 1"),
     "wan": ("block 1", "block 1", "block 1"),
+    "hidream": ("single 0", "double 1", "single 0"),
+    "cascade_c": ("", "", ""),
 }
 
 
@@ -24,7 +27,7 @@ def test_blocks_that_are_chosen(name, models, pack):
     """To skip, to weaken the attention of, to shuffle tokens in."""
     auto, network = (
         pack.guiders.weaken.auto,
-        pack.guiders.weaken.network.Network.of(models(BY_NAME[name])),
+        pack.guiders.weaken.network.Network.of(models(EVERY_BY_NAME[name])),
     )
     choices = auto.skipped_blocks, auto.attention_blocks, auto.token_blocks
     assert tuple(", ".join(map(str, choice(network))) for choice in choices) == AUTO[name]
@@ -59,6 +62,17 @@ def test_guider_weakens_the_model_by_itself(architecture, model, by_hand, guide,
     assert type(model.model.model_config).__name__ in text
     what = "middle" if architecture.name in UNETS else "without"
     assert what in text
+
+
+@pytest.mark.parametrize("architecture", RARE, ids=lambda architecture: architecture.name)
+def test_guider_weakens_a_rare_model_by_itself(architecture, model, guide, caplog):
+    run = Run.of(model, shape=architecture.latent, steps=2)
+    positive = architecture.conditioning(1)
+    with caplog.at_level(logging.INFO):
+        itself = run.sample(guide(model=model, positive=positive))
+    assert distance(itself, run.sample(core_guider(model, positive))) > 1e-3
+    how = "half of the rank" if architecture.name.startswith("cascade") else "without"
+    assert how in caplog.text
 
 
 @each_architecture

@@ -14,12 +14,10 @@ from support.weakening import (
     NODES,
     POSSIBLE,
     RANDOM,
-    TRANSFORMERS,
     can_weaken,
     distance,
     each,
     each_kind,
-    isolating,
     one_step,
     predict,
     traces,
@@ -74,79 +72,6 @@ def test_ksampler_takes_a_weak_version_by_itself(weaken, comfy_nodes):
                 weak = sample(weaken(kind, model, "all"))
                 assert weak.isfinite().all() and distance(weak, plain) > 1e-3
         assert torch.equal(sample(model), plain)
-
-
-# It acts on the image's tokens
-
-
-def reference_latents(shape):
-    return {"reference_latents": [torch.randn(shape, generator=torch.Generator().manual_seed(6))]}
-
-
-REFERENCES = {"flux": (1, 16, 6, 4), "qwen_image": (1, 16, 1, 6, 4)}
-
-
-SPANS = [
-    (kind, a.name, reference)
-    for kind in ("tokens", "blur")
-    for a in TRANSFORMERS
-    for reference in (False, True)
-    if can_weaken(kind, a) and (not reference or a.name in REFERENCES)
-]
-
-
-@pytest.mark.parametrize(
-    ("kind", "name", "with_reference"),
-    SPANS,
-    ids=[f"{kind}-{name}{' and reference' * reference}" for kind, name, reference in SPANS],
-)
-def test_span_is_the_picture(kind, name, with_reference, weaken, seen, request):
-    """Of two runs that differ in the latent, exactly the tokens in the span differ."""
-    architecture = BY_NAME[name]
-    model = architecture.build(0)
-    if kind == "blur":
-        model = isolating(model)
-    else:
-        request.getfixturevalue("isolated")
-    weak = weaken(kind, model, "all")
-    ((context, extras),) = architecture.conditioning(1)
-    if with_reference:
-        extras = extras | reference_latents(REFERENCES[name])
-    run = one_step(architecture, model)
-
-    def sequences(latent):
-        seen.clear()
-        predict(architecture, weak, run.with_(latent=latent), [[context, extras]])
-        assert len(seen) >= 4
-        return list(seen)
-
-    def changed(latent):
-        """Per sequence, which of its tokens are others for this latent."""
-        pairs = zip(sequences(latent), sequences(run.latent), strict=True)
-        return [((x != y).any(-1).any(0), span, grid) for (x, span, grid), (y, _, _) in pairs]
-
-    frames = run.latent.shape[2] if run.latent.ndim == 5 else 1
-    rows, columns = (n // 2 for n in run.latent.shape[-2:])
-
-    lengths = set()
-    for moved, span, grid in changed(run.latent + 1):
-        lengths.add(len(moved))
-        assert span.stop - span.start == frames * rows * columns
-        assert grid in (None, (frames, rows, columns))
-        assert torch.equal(moved.nonzero().flatten(), torch.arange(span.start, span.stop))
-    # The text is in the sequences of a block's attention, and of blocks of one stream.
-    if name not in ("wan", "pixart") and (
-        kind == "blur" or name not in ("sd3", "sd35", "qwen_image")
-    ):
-        assert max(lengths) > frames * rows * columns
-
-    for frame, row, column in ((0, 0, 0), (0, 1, 3), (frames - 1, rows - 1, columns - 2)):
-        latent = run.latent.clone()
-        video = latent.unsqueeze(2) if latent.ndim == 4 else latent
-        video[:, :, frame, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2] += 1
-        for moved, span, _ in changed(latent):
-            place = span.start + (frame * rows + row) * columns + column
-            assert moved.nonzero().flatten().tolist() == [place]
 
 
 # Nothing is left behind
