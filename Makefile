@@ -10,15 +10,16 @@ in_lab := cd lab && PYTHONPATH=../tests ../$(python)
 newest := 0.3.75
 oldest := 0.3.52
 
-.PHONY: help demo test lint cards texts models card playground font \
+.PHONY: help demo test test-push lint cards texts models card playground font \
 	bench bench-speed bench-negative bench-quality lab clean
 
 help:
 	@echo "make demo            draw emoji with and without guidance, on a CPU, in a minute or two"
 	@echo "make test            check style and run all tests, on ComfyUI $(newest) and $(oldest)"
+	@echo "make test-push       test the arithmetic alone, in seconds, without ComfyUI"
 	@echo "make lint            check style only"
 	@echo
-	@echo "make cards           draw the pictures of the README and of the workflows again"
+	@echo "make cards           draw the images of the README and of the workflows again"
 	@echo "make texts           write the help pages and the README's tables from the nodes and docs/help"
 	@echo "make models          train the tiny models again, then make card (hours)"
 	@echo "make card            measure the tiny models; writes README.md and EMOJI.md in lab/assets"
@@ -109,6 +110,10 @@ test: lint
 	echo "On ComfyUI $(oldest):"; cat build/test-$(oldest).log; \
 	exit $$((newest || oldest))
 endif
+
+# Any Python with torch and pytest will do.
+test-push:
+	@$(or $(wildcard $(python)),$(PYTHON)) -m pytest --confcutdir tests/guiders/push tests/guiders/push
 
 clean:
 	rm -rf build .pytest_cache .ruff_cache

@@ -16,7 +16,7 @@ def bad_input(node: str, name: str, came: str, expected: str) -> GuidanceError:
     Args:
         node: display name of the node that has the input.
         name: name of the input, as the node shows it.
-        came: what was plugged in or typed.
+        came: what was connected or typed.
         expected: what would have worked, and how to get there.
     """
     return GuidanceError(f"{node}, input '{name}': got {came}. Expected {expected}.")

@@ -2,51 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from operator import is_
 from typing import TYPE_CHECKING, Any
 
 import torch
-from comfy.context_windows import ContextHandlerABC
 
-from .errors import bad_input
+from . import comfy
+from .errors import GuidanceError, bad_input
 from .push.noise import Noise
 
 if TYPE_CHECKING:
-    from comfy.model_patcher import ModelPatcher
-
-# Keys of model options and wrappers that act on the guided result or on the run around it.
-_SAMPLER_SIDE = {
-    "sampler_cfg_function",
-    "sampler_pre_cfg_function",
-    "sampler_post_cfg_function",
-    "disable_cfg1_optimization",
-    "outer_sample",
-    "prepare_sampling",
-    "sampler_sample",
-    "predict_noise",
-}
-
-
-def check_scale(node: str, name: str, scale: float) -> None:
-    """Raise :class:`GuidanceError` unless ``scale`` is a finite number."""
-    if not math.isfinite(scale):
-        raise bad_input(node, name, str(scale), "a finite number; 1 is off")
-
-
-def check_steps(node: str, name: str, steps: float, most: int) -> None:
-    """Raise :class:`GuidanceError` unless ``steps`` is a whole number from 1 to ``most``."""
-    if not 1 <= steps <= most or steps != int(steps):
-        raise bad_input(
-            node, name, str(steps), f"a whole number from 1, which is every step, to {most}"
-        )
-
-
-def is_off(scale: float) -> bool:
-    """Whether a scale switches its leg off, by the same closeness as ComfyUI's own cfg of 1."""
-    return math.isclose(scale, 1.0)
+    from .comfy import ModelPatcher
 
 
 def check_pair(node: str, main: ModelPatcher, weak: ModelPatcher) -> None:
@@ -142,10 +110,48 @@ def rounding_of(model: ModelPatcher) -> float:
 
     A pass on its own rounds otherwise than one that shares its batch with the negative prompt.
     """
-    dtype = getattr(model.model, "manual_cast_dtype", None) or model.model_dtype()
+    dtype = comfy.compute_dtype(model)
     # An 8-bit float is how weights are stored; arithmetic is never coarser than bfloat16.
     eps = min(torch.finfo(dtype).eps, torch.finfo(torch.bfloat16).eps)
     return max(eps, 1e-5)
+
+
+def require_difference(
+    node: str, main: ModelPatcher, weak: ModelPatcher, has_own_prompt: bool
+) -> None:
+    """Raise :class:`GuidanceError` where the weak model is the main one with nothing changed.
+
+    This is what can be told before anything is loaded. Once it is, :func:`weights_alike` tells
+    more; and the predictions tell the rest.
+    """
+    if (
+        not has_own_prompt
+        and weak.is_clone(main)
+        and set_up_alike(main, weak)
+        and not differing_keys(main, weak)
+    ):
+        raise bad_input(
+            node,
+            "weak_model",
+            f"the same model as 'model' ({name_of(main)}), with nothing changed",
+            "a weaker one: a smaller, earlier or more compressed checkpoint, or the same base with "
+            "other LoRAs",
+        )
+
+
+def changes_nothing(node: str, how: str) -> GuidanceError:
+    """The error for a weak model that has turned out to be the main one.
+
+    Args:
+        how: what has shown it.
+    """
+    return bad_input(
+        node,
+        "weak_model",
+        f"a model that changes nothing: {how}",
+        "a bad version that differs from 'model'; check that its LoRA fits it, that its "
+        "strength is not 0, and that it is not the same checkpoint loaded twice",
+    )
 
 
 def set_up_alike(main: ModelPatcher, weak: ModelPatcher) -> bool:
@@ -153,13 +159,7 @@ def set_up_alike(main: ModelPatcher, weak: ModelPatcher) -> bool:
 
     Errs on the side of "no": objects that cannot be compared count as different.
     """
-    return (
-        _alike(main.object_patches, weak.object_patches)
-        and _alike(_model_side(main.model_options), _model_side(weak.model_options))
-        and _alike(_without_empty(main.injections), _without_empty(weak.injections))
-        and _alike(_model_side(main.wrappers), _model_side(weak.wrappers))
-        and _own_hooks(main) == _own_hooks(weak)
-    )
+    return _alike(comfy.set_up(main), comfy.set_up(weak))
 
 
 def differing_keys(main: ModelPatcher, weak: ModelPatcher) -> list[str]:
@@ -167,11 +167,11 @@ def differing_keys(main: ModelPatcher, weak: ModelPatcher) -> list[str]:
 
     Clones share the patch tuples themselves, so identity tells what was added later.
     """
-    keys = sorted(main.patches.keys() | weak.patches.keys())
+    patches, weak_patches = comfy.patches_of(main), comfy.patches_of(weak)
     return [
         key
-        for key in keys
-        if not same_objects(main.patches.get(key, ()), weak.patches.get(key, ()))
+        for key in sorted(patches.keys() | weak_patches.keys())
+        if not same_objects(patches.get(key, ()), weak_patches.get(key, ()))
     ]
 
 
@@ -187,16 +187,10 @@ def weights_alike(a: ModelPatcher, b: ModelPatcher) -> bool:
     Stops at the first difference. Models that are partly offloaded or loaded dynamically, whose
     patches are applied on the fly, count as different.
     """
-    if any(m.model.model_lowvram or loads_dynamically(m) for m in (a, b)):
+    if not (comfy.has_all_weights_in_place(a) and comfy.has_all_weights_in_place(b)):
         return False
     mine, theirs = a.model.state_dict(), b.model.state_dict()
     return mine.keys() == theirs.keys() and all(same_numbers(mine[k], theirs[k]) for k in mine)
-
-
-def loads_dynamically(patcher: ModelPatcher) -> bool:
-    """Whether ComfyUI fetches weights as they are needed; only newer releases do so."""
-    is_dynamic = getattr(patcher, "is_dynamic", None)
-    return is_dynamic is not None and is_dynamic()
 
 
 def same_numbers(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -209,23 +203,6 @@ def same_numbers(a: torch.Tensor, b: torch.Tensor) -> bool:
     return torch.equal(bytes_a, bytes_b.to(bytes_a.device))
 
 
-def _model_side(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out of options or wrappers what acts on the sampler and not on the one prediction."""
-    return _without_empty({k: v for k, v in options.items() if k not in _SAMPLER_SIDE})
-
-
-def _without_empty(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Drop empty containers, at any depth: ComfyUI leaves them behind wherever it has looked."""
-    kept = {k: _without_empty(v) if isinstance(v, Mapping) else v for k, v in options.items()}
-    return {k: v for k, v in kept.items() if not (isinstance(v, dict | list) and len(v) == 0)}
-
-
-def _own_hooks(patcher: ModelPatcher) -> set[Any]:
-    """Hooks that were put on a patcher, without those of the conditionings of a run."""
-    backup = patcher.hook_patches_backup
-    return set(patcher.hook_patches if backup is None else backup)
-
-
 def _alike(a: Any, b: Any) -> bool:
     if a is b:
         return True
@@ -235,10 +212,12 @@ def _alike(a: Any, b: Any) -> bool:
         return a.keys() == b.keys() and all(_alike(a[k], b[k]) for k in a)
     if isinstance(a, torch.Tensor):
         return same_numbers(a, b)
+    if isinstance(a, set):
+        return a == b
     if isinstance(a, Sequence) and not isinstance(a, str):
         return len(a) == len(b) and all(map(_alike, a, b))
     if is_dataclass(a):
         return all(_alike(getattr(a, f.name), getattr(b, f.name)) for f in fields(a))
-    if isinstance(a, ContextHandlerABC):
+    if comfy.is_context_handler(a):
         return _alike(vars(a), vars(b))
     return isinstance(a, str | int | float | torch.dtype | torch.device) and a == b

@@ -1,6 +1,6 @@
-"""The workflows, and their pictures in ComfyUI's template browser.
+"""The workflows, and their images in ComfyUI's template browser.
 
-Each picture is drawn by its workflow: first a row or two without what the workflow shows, then what
+Each image is drawn by its workflow: first a row or two without what the workflow shows, then what
 each of its samplers makes of the same noise; or the sheet that the workflow draws itself.
 `make cards` draws them all anew.
 """
@@ -40,8 +40,8 @@ WORKFLOWS = dict(
 SIDE = 512
 LABEL = 40
 EDGE = 12
-MOST_GROUND = 4  # Around a picture, in its own pixels: what is cut off.
-FRAME = 2  # The same: what is put around a picture that has no ground of its own.
+MOST_GROUND = 4  # Around an image, in its own pixels: what is cut off.
+FRAME = 2  # The same: what is put around an image that has no ground of its own.
 FAINT = 24  # Of 255: what differs from the ground by more belongs to a digit.
 ACCENT = (120, 200, 255)
 
@@ -53,23 +53,23 @@ EMPTY = "none"
 
 @dataclass(frozen=True)
 class Without:
-    """A row of pictures to compare with, which the workflow draws without something.
+    """A row of images to compare with, which the workflow draws without something.
 
     Attributes:
         label: what to write above them.
         off: whether it draws without any push.
-        unplugged: inputs into which nothing is plugged.
+        disconnected: inputs to disconnect.
     """
 
     label: str = "without guidance"
     off: bool = True
-    unplugged: tuple[str, ...] = ()
+    disconnected: tuple[str, ...] = ()
 
     def applied(self, prompt: Prompt) -> Prompt:
         """The prompt without it."""
         prompt = set_inputs(prompt, **(OFF if self.off else {}))
         for node in prompt.values():
-            for name in self.unplugged:
+            for name in self.disconnected:
                 node["inputs"].pop(name, None)
         return prompt
 
@@ -79,8 +79,8 @@ class Card:
     """What a card shows.
 
     Attributes:
-        rows: what to write above the pictures of each sampler of the workflow, from top to bottom.
-        subjects: what to draw, one picture each; None for the batch of the workflow as it is saved.
+        rows: what to write above the images of each sampler of the workflow, from top to bottom.
+        subjects: what to draw, one image each; None for the batch of the workflow as it is saved.
         seeds: for the noise of each subject.
         without: what to compare with, above the rows of the workflow.
     """
@@ -102,8 +102,8 @@ CARDS = {
         rows=("no 3: dynamic negative, cfg 6",),
         subjects=None,
         without=(
-            Without("digits of any kind", unplugged=("negative_schedule",)),
-            Without("no 3: negative prompt, cfg 6", off=False, unplugged=("negative_schedule",)),
+            Without("digits of any kind", disconnected=("negative_schedule",)),
+            Without("no 3: negative prompt, cfg 6", off=False, disconnected=("negative_schedule",)),
         ),
     ),
     "one_checkpoint": Card(rows=("away from a bad version of itself",)),
@@ -113,7 +113,7 @@ CARDS = {
         seeds=(20, 21, 27),
         without=(
             Without(),
-            Without("weak_scale 5, at every step", off=False, unplugged=("weak_schedule",)),
+            Without("weak_scale 5, at every step", off=False, disconnected=("weak_schedule",)),
         ),
     ),
     "shape_apg": Card(
@@ -122,7 +122,7 @@ CARDS = {
         seeds=(11, 17, 19),
         without=(
             Without(),
-            Without("cfg 8", off=False, unplugged=("negative_shape",)),
+            Without("cfg 8", off=False, disconnected=("negative_shape",)),
         ),
     ),
     "weaken_lora": Card(
@@ -151,7 +151,7 @@ def load(name: str) -> dict[str, Any]:
 
 
 def card_path(name: str) -> Path:
-    """Where the picture of the workflow of this name is."""
+    """Where the image of the workflow of this name is."""
     return WORKFLOWS[name].with_suffix(".jpg")
 
 
@@ -181,7 +181,7 @@ def with_subject(prompt: Prompt, subject: str) -> Prompt:
 
 
 def run(server: Server, prompt: Prompt) -> dict[str, list[Image.Image]]:
-    """Run a prompt; returns the pictures that it has saved, by the ids of the nodes that did."""
+    """Run a prompt; returns the images that it has saved, by the ids of the nodes that did."""
     outputs = server.wait(server.queue(prompt))["outputs"]
     return {
         node_id: [
@@ -230,7 +230,7 @@ def draw_rows(
 ) -> Image.Image:
     """A square of rows, each with its label above it, the first ones less bright.
 
-    A row has as many lines as let its pictures be largest.
+    A row has as many lines as let its images be largest.
     """
     card = Image.new("RGB", (SIDE, SIDE), GROUND)
     draw = ImageDraw.Draw(card)
@@ -257,12 +257,12 @@ def draw_rows(
 
 
 def framed(picture: Image.Image) -> Image.Image:
-    """A picture with a little ground around it, which keeps it apart from its neighbours."""
+    """An image with a little ground around it, which keeps it apart from its neighbours."""
     return ImageOps.expand(picture, FRAME, GROUND)
 
 
 def ground_around(picture: Image.Image) -> int:
-    """How many of the outermost pixels of a picture are ground only, and may be cut off."""
+    """How many of the outermost pixels of an image are ground only, and may be cut off."""
     far = ImageChops.difference(picture, Image.new("RGB", picture.size, GROUND)).convert("L")
     box = far.point(lambda value: 255 if value > FAINT else 0).getbbox()
     if box is None:
@@ -283,14 +283,14 @@ def draw_sheet(server: Server, prompt: Prompt, class_type: str) -> Image.Image:
 
 
 def shown_by(server: Server, prompt: Prompt, class_type: str) -> list[Image.Image]:
-    """Run a prompt; returns the one picture that each node of this class shows on itself."""
+    """Run a prompt; returns the one image that each node of this class shows on itself."""
     outputs = server.wait(server.queue(prompt))["outputs"]
     shown = [outputs[i]["images"] for i, n in prompt.items() if n["class_type"] == class_type]
     return [Image.open(io.BytesIO(server.image(one))).convert("RGB") for (one,) in shown]
 
 
 def draw_chain(names: Sequence[str]) -> Image.Image:
-    """A square with the nodes of these names, one plugged into the next."""
+    """A square with the nodes of these names, each connected to the next."""
     card = Image.new("RGB", (SIDE, SIDE), GROUND)
     draw = ImageDraw.Draw(card)
     width, height = 330, 84

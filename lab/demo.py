@@ -4,11 +4,11 @@ Draws emoji of ten kinds five times from the same noise: without guidance, with 
 prompt, away from a bad version that the model makes of itself, away from the model as it was after
 a fifth of its training, and from that and the negative prompt. The graph is
 bad_version_emoji.json in node_pack/workflows, and only its guider is changed from one way to the
-next. Puts the pictures on one sheet, build/demo/sheet.png, and lets a classifier that has only ever
+next. Puts the images on one sheet, build/demo/sheet.png, and lets a classifier that has only ever
 seen real emoji read them.
 
     make demo     # the sheet
-    make cards    # the pictures of README and workflows, too
+    make cards    # the images of README and workflows, too
 """
 
 from __future__ import annotations
@@ -54,29 +54,29 @@ class Way:
 
     Attributes:
         name: what the sheet calls it.
-        unplugged: what the guider of the workflow does without.
+        disconnected: what the guider of the workflow does without.
         scales: which of the guider's scales act then.
         own: those of them that are not the workflow's.
     """
 
     name: str
-    unplugged: tuple[str, ...]
+    disconnected: tuple[str, ...]
     scales: tuple[str, ...]
     own: Mapping[str, float] = field(default_factory=dict)
 
 
 WAYS = (
-    Way("No guidance", unplugged=("negative", "weak_model"), scales=()),
-    Way("Negative prompt", unplugged=("weak_model",), scales=("cfg",)),
+    Way("No guidance", disconnected=("negative", "weak_model"), scales=()),
+    Way("Negative prompt", disconnected=("weak_model",), scales=("cfg",)),
     # The block that is skipped then is a third of so small a network: a little of that is enough.
     Way(
         "Bad version of itself",
-        unplugged=("negative", "weak_model"),
+        disconnected=("negative", "weak_model"),
         scales=("weak_scale",),
         own={"weak_scale": 1.5},
     ),
-    Way("Earlier version of it", unplugged=("negative",), scales=("weak_scale",)),
-    Way("Earlier and negative", unplugged=(), scales=("cfg", "weak_scale")),
+    Way("Earlier version of it", disconnected=("negative",), scales=("weak_scale",)),
+    Way("Earlier and negative", disconnected=(), scales=("cfg", "weak_scale")),
 )
 
 
@@ -87,24 +87,24 @@ class Row:
     way: Way
     scales: str
     pictures: dict[str, list[Image.Image]]  # PER_KIND of each kind
-    right: int  # How many pictures were read as what was asked for.
+    right: int  # How many images were read as what was asked for.
     seconds: float
 
     @property
     def count(self) -> int:
-        """How many pictures there are."""
+        """How many images there are."""
         return sum(map(len, self.pictures.values()))
 
 
 def guided(prompt: Prompt, way: Way, kind: str, seed: int) -> Prompt:
-    """The workflow's prompt, guided another way, for some pictures of a kind."""
+    """The workflow's prompt, guided another way, for some images of a kind."""
     prompt = cards.set_inputs(cards.drawn(prompt, kind, seed), batch_size=PER_KIND, **way.own)
     guider = prompt[find_node(prompt, "BadVersionGuider")]
     inputs = guider["inputs"]
-    for name in way.unplugged:
+    for name in way.disconnected:
         del inputs[name]
     if not way.scales:
-        # With nothing plugged in, our guider makes a bad version by itself; core's makes none.
+        # With nothing connected, our guider makes a bad version by itself; core's makes none.
         guider["class_type"] = "BasicGuider"
         guider["inputs"] = {"model": inputs["model"], "conditioning": inputs["positive"]}
     return prompt
@@ -128,19 +128,19 @@ def run_way(server: Server, prompt: Prompt, way: Way, kinds: Sequence[str]) -> R
 
 
 def run(server: Server, prompt: Prompt) -> list[Image.Image]:
-    """Run a prompt; returns the pictures that its one node has saved."""
+    """Run a prompt; returns the images that its one node has saved."""
     (pictures,) = cards.run(server, prompt).values()
     return pictures
 
 
 def as_tensor(pictures: Sequence[Image.Image]) -> torch.Tensor:
-    """[B, height, width, 3] in 0..1, as ComfyUI has pictures."""
+    """[B, height, width, 3] in 0..1, as ComfyUI has images."""
     values = np.stack([np.asarray(picture, dtype=np.float32) for picture in pictures])
     return torch.from_numpy(values / 255)
 
 
 def read_kinds(pictures: Sequence[Image.Image], kinds: Sequence[str]) -> list[str]:
-    """Which of the ten kinds of emoji the classifier sees in each picture."""
+    """Which of the ten kinds of emoji the classifier sees in each image."""
     return [kinds[index] for index in _judge().read(as_tensor(pictures))]
 
 
@@ -156,7 +156,7 @@ def warm_up(server: Server, prompt: Prompt) -> None:
 
 def draw(rows: Sequence[Row]) -> Image.Image:
     """The sheet: a row of it for each way of guiding, a column for each kind."""
-    note = f"{SHOWN} of {PER_KIND} pictures of each kind; the same noise in every row"
+    note = f"{SHOWN} of {PER_KIND} images of each kind; the same noise in every row"
     return draw_sheet(list(rows[0].pictures), list(map(_sheet_row, rows)), (CREDIT, note))
 
 
@@ -168,7 +168,7 @@ def _sheet_row(row: Row) -> SheetRow:
 
 
 def save(rows: Sequence[Row]) -> Path:
-    """Write the sheet and the single pictures; returns where the sheet is."""
+    """Write the sheet and the single images; returns where the sheet is."""
     shutil.rmtree(OUT, ignore_errors=True)
     for row in rows:
         folder = OUT / _file_name(row.way.name)
@@ -186,7 +186,7 @@ def _file_name(name: str) -> str:
 
 
 def renew_pictures(server: Server, object_info: Mapping[str, Any], rows: Sequence[Row]) -> None:
-    """Draw the pictures of README and workflows anew."""
+    """Draw the images of README and workflows anew."""
     for path in cards.renew(server):
         print(f"Renewed {path.relative_to(ROOT)}.", flush=True)
     draw(rows).save(SHEET_PICTURE, quality=88)
@@ -204,7 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> str | None:
     parser.add_argument(
         "--readme",
         action="store_true",
-        help="also renew the pictures of README and workflows",
+        help="also renew the images of README and workflows",
     )
     options = parser.parse_args(arguments)
     try:
@@ -222,7 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> str | None:
         return str(error)
     except KeyboardInterrupt:
         return "Interrupted. ComfyUI has been stopped."
-    print(f"The pictures are in {save(rows)}.")
+    print(f"The images are in {save(rows)}.")
     return None
 
 

@@ -1,4 +1,4 @@
-"""A sheet of pictures: a row for each way of making them, a column for each kind."""
+"""A sheet of images: a row for each way of making them, a column for each kind."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DIM_TEXT = (140, 147, 163)
 
 # In pixels.
 CELL = 96
-SPACE = 6  # Between two pictures.
+SPACE = 6  # Between two images.
 MARGIN = 24
 LABEL_WIDTH = 270
 LINE = 32
@@ -44,7 +44,7 @@ class SheetRow(NamedTuple):
 def draw_sheet(
     kinds: Sequence[str], rows: Sequence[SheetRow], notes: tuple[str, str] = ("", "")
 ) -> Image.Image:
-    """All pictures.
+    """All images.
 
     Args:
         kinds: written above the columns.

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
 from ..guiders.errors import bad_input
-from ..guiders.models import check_scale, check_steps, is_off
 from ..guiders.push.call import Conditioning
+from ..guiders.push.push import Push, is_off
 from ..guiders.push.schedules import Schedule
 from ..guiders.push.shapes import Shape
 from ..guiders.record.probe import Probe
 from ..guiders.run.attach import make_guider, with_guidance
-from ..guiders.run.settings import Guidance, Push, WeakLeg, require_difference
-from ..guiders.weaken import auto
+from ..guiders.run.settings import settle
 from .probe import ProbeType
 from .progress import progress_text
 from .schedules import ScheduleType
@@ -127,58 +128,22 @@ def _inputs_of_push(push: str, of: str, schedule: str, shape: str) -> list[io.In
     ]
 
 
-def _weak_leg(
-    node: str,
-    model: ModelPatcher,
-    weak_scale: float,
-    weak_model: ModelPatcher | None,
-    weak_positive: Conditioning | None,
-    push: Push,
-    every: int,
-) -> WeakLeg | None:
-    """The weak push that the inputs of either node ask for, or None if they ask for none.
+def _strength(node: str, name: str, scale: float) -> float:
+    """What guidance calculates with, 0 being off, in place of the artist's scale.
 
-    With neither a weak model nor a prompt for it, the model itself is weakened.
+    Raises:
+        GuidanceError: unless the scale is a finite number.
     """
-    if weak_model is None and weak_positive is None:
-        if is_off(weak_scale):
-            return None
-        weak_model = auto.weak_version(node, model)
-    weak_model = model if weak_model is None else weak_model
-    return WeakLeg(weak_model, weak_scale, weak_positive, push, every)
+    if not math.isfinite(scale):
+        raise bad_input(node, name, str(scale), "a finite number; 1 is off")
+    return scale - 1.0
 
 
-def _pushes(leg: WeakLeg | None, negative: Push) -> bool:
-    """Whether the node itself acts on the sampler."""
-    return not negative.is_plain or (leg is not None and not is_off(leg.scale))
-
-
-def _require_legs(
-    node: str, weak: Push, has_weak: bool, negative: Push, has_negative: bool
-) -> None:
-    """Raise ``GuidanceError`` for a schedule or shape that has no push to act on."""
-    for leg, push, has_leg, has_other in (
-        ("weak", weak, has_weak, has_negative),
-        ("negative", negative, has_negative, has_weak),
-    ):
-        needed = {"weak": "'weak_model' or 'weak_positive'", "negative": "'negative'"}
-        other = {"weak": "negative", "negative": "weak"}[leg]
-        for kind, parts in (("schedule", push.schedules), ("shape", push.shapes)):
-            if parts and not has_leg:
-                raise bad_input(
-                    node,
-                    f"{leg}_{kind}",
-                    f"a {kind}, but there is no push that it could act on",
-                    f"something connected to {needed[leg]} as well",
-                )
-        for shape in push.shapes:
-            if shape.needs_other_leg and not has_other:
-                raise bad_input(
-                    node,
-                    f"{leg}_shape",
-                    f"{shape.node}, which compares with the other push, and there is none",
-                    f"something connected to {needed[other]} as well",
-                )
+def _check_steps(node: str, name: str, steps: float) -> None:
+    """Raise ``GuidanceError`` unless ``steps`` is a whole number in its range."""
+    if not 1 <= steps <= _MOST_STEPS or steps != int(steps):
+        expected = f"a whole number from 1, which is every step, to {_MOST_STEPS}"
+        raise bad_input(node, name, str(steps), expected)
 
 
 class BadVersionGuider(io.ComfyNode):
@@ -256,26 +221,27 @@ class BadVersionGuider(io.ComfyNode):
         probe: Probe | None = None,
     ) -> io.NodeOutput:
         """Build the guider; raise ``GuidanceError`` for inputs that cannot be used."""
-        check_scale(GUIDER_NAME, "cfg", cfg)
-        check_scale(GUIDER_NAME, "weak_scale", weak_scale)
-        check_steps(GUIDER_NAME, "weak_every", weak_every, _MOST_STEPS)
-        # A negative prompt alone is a bad version too.
-        has_weak = negative is None or weak_model is not None or weak_positive is not None
-        weak_push = Push(weak_schedule, weak_shape)
-        negative_push = Push(negative_schedule, negative_shape)
-        _require_legs(GUIDER_NAME, weak_push, has_weak, negative_push, negative is not None)
-        leg = None
-        if has_weak:
-            leg = _weak_leg(
-                GUIDER_NAME, model, weak_scale, weak_model, weak_positive, weak_push, weak_every
-            )
-        pushes = _pushes(leg, negative_push) or (negative is not None and not is_off(cfg))
-        show = progress_text(cls) if pushes else None
-        guidance = Guidance(GUIDER_NAME, leg, negative_push, probe, show)
-        model = with_guidance(model, guidance)
-        if leg is not None:
-            require_difference(GUIDER_NAME, leg, model)
-        return io.NodeOutput(make_guider(model, positive, negative, cfg))
+        cfg_strength = _strength(GUIDER_NAME, "cfg", cfg)
+        weak_strength = _strength(GUIDER_NAME, "weak_scale", weak_scale)
+        _check_steps(GUIDER_NAME, "weak_every", weak_every)
+        has_negative = negative is not None
+        guidance = settle(
+            GUIDER_NAME,
+            model,
+            Push(weak_strength, weak_schedule, weak_shape),
+            Push(None, negative_schedule, negative_shape),
+            has_negative=has_negative,
+            # A negative prompt alone is a bad version too.
+            negative_is_enough=has_negative,
+            weak_model=weak_model,
+            weak_prompt=weak_positive,
+            every=weak_every,
+            probe=probe,
+            is_final=True,
+        )
+        if guidance.pushes or (has_negative and not is_off(cfg_strength)):
+            guidance = replace(guidance, show=progress_text(cls))
+        return io.NodeOutput(make_guider(with_guidance(model, guidance), positive, negative, cfg))
 
 
 class BadVersionPatch(io.ComfyNode):
@@ -334,21 +300,24 @@ class BadVersionPatch(io.ComfyNode):
         A LoRA loader may still follow this node, so whether the weak model differs from the model
         is only checked when sampling starts.
         """
-        check_scale(PATCH_NAME, "weak_scale", weak_scale)
-        check_steps(PATCH_NAME, "weak_every", weak_every, _MOST_STEPS)
-        weak_push = Push(weak_schedule, weak_shape)
-        negative_push = Push(negative_schedule, negative_shape)
-        leg = None
-        # Inputs for the sampler's own negative push do not ask for a weak one.
-        if weak_model is not None or weak_positive is not None or negative_push.is_plain:
-            leg = _weak_leg(
-                PATCH_NAME, model, weak_scale, weak_model, weak_positive, weak_push, weak_every
-            )
-        _require_legs(
-            PATCH_NAME, weak_push, leg is not None or is_off(weak_scale), negative_push, True
+        weak_strength = _strength(PATCH_NAME, "weak_scale", weak_scale)
+        _check_steps(PATCH_NAME, "weak_every", weak_every)
+        negative_push = Push(None, negative_schedule, negative_shape)
+        guidance = settle(
+            PATCH_NAME,
+            model,
+            Push(weak_strength, weak_schedule, weak_shape),
+            negative_push,
+            has_negative=True,
+            # Inputs for the sampler's own negative push do not ask for a weak one.
+            negative_is_enough=not negative_push.is_plain,
+            weak_model=weak_model,
+            weak_prompt=weak_positive,
+            every=weak_every,
+            probe=probe,
         )
-        show = progress_text(cls) if _pushes(leg, negative_push) else None
-        guidance = Guidance(PATCH_NAME, leg, negative_push, probe, show)
+        if guidance.pushes:
+            guidance = replace(guidance, show=progress_text(cls))
         return io.NodeOutput(with_guidance(model, guidance))
 
 

@@ -156,7 +156,7 @@ class BadVersionGuidancePlayground(io.ComfyNode):
     @classmethod
     def _refuse(cls, shapes: Shapes) -> None:
         for shape in shapes:
-            if shape.needs_other_leg:
+            if shape.needs_other_push:
                 came = f"'{shape.node}', which compares with another push"
                 expected = "a shape of one push, as each panel has only one"
                 raise bad_input(cls.NAME, "shape", came, expected)

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from ..guiders.push.noise import Noise
-from ..guiders.push.schedules import LegScale, Live, Schedule
+from ..guiders.push.schedules import Live, RunningSchedules, Schedule
 from .drawing import style
 from .drawing.axes import Axes, axis, ticks
 from .drawing.canvas import Canvas
@@ -75,8 +75,8 @@ def _scales(
     schedules: Sequence[Schedule], noise: Noise, scale: float, sigmas: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """The least and the greatest scale at each sigma."""
-    leg = LegScale(schedules, noise)
-    low, high = 1.0 + np.array([leg.bounds(scale, float(sigma)) for sigma in sigmas]).T
+    running = RunningSchedules(schedules, noise)
+    low, high = 1.0 + np.array([running.bounds(scale - 1.0, float(sigma)) for sigma in sigmas]).T
     return low, high
 
 

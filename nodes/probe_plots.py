@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from ..guiders.record.probe import LegReadings, Record
+from ..guiders.record.probe import PushReadings, Record
 from .drawing.axes import Axes, axis, legend, ticks
 from .drawing.canvas import Box, Canvas
 from .drawing.fonts import LINE_HEIGHT, wrapped
@@ -24,7 +24,7 @@ _MARGIN = 24
 _LEFT, _RIGHT, _ABOVE, _BELOW = 112, 56, 2.7 * _TITLE, 3.9 * _TYPE
 _LABELS = 6
 
-_OF_LEG = {"weak": SERIES[0], "negative": SERIES[1]}
+_OF_PUSH = {"weak": SERIES[0], "negative": SERIES[1]}
 _OF_BOTH, _OF_MEAN, _OF_STD = SERIES[3], SERIES[4], SERIES[5]
 
 _WORDS = {
@@ -52,13 +52,13 @@ _WORDS = {
     "zh": {
         "scale": "实际引导强度，1 为关闭",
         "push": "推力长度，占预测的百分比",
-        "cosine": "差值的余弦",
+        "cosine": "差异的余弦",
         "along": "推力中沿预测方向的比例",
-        "shift": "latent 各通道的偏移",
+        "shift": "Latent 各通道的偏移",
         "posterior": "负面提示词的概率",
         "weak": "弱模型",
         "negative": "负面提示词",
-        "before": "{}，乘强度和整形之前",
+        "before": "{}，应用引导强度和形状之前",
         "whole": "两者合计",
         "with C": "{}与预测",
         "both": "弱模型与负面",
@@ -68,7 +68,7 @@ _WORDS = {
         "sigma": "每次模型调用的 sigma",
         "C": "预测",
         "guided": "引导后",
-        "no images": "这种 latent 不是图像。",
+        "no images": "这种 Latent 不是图像。",
     },
 }
 
@@ -93,31 +93,31 @@ class _Curve(NamedTuple):
 _Curves = Callable[[Record, dict[str, str], bool], Iterator[_Curve]]
 
 
-def _of_legs(value: Callable[[Record, LegReadings], np.ndarray], label: str = "{}") -> _Curves:
+def _of_pushes(value: Callable[[Record, PushReadings], np.ndarray], label: str = "{}") -> _Curves:
     def curves(record: Record, words: dict[str, str], alone: bool) -> Iterator[_Curve]:
-        for name, leg in record.legs.items():
+        for name, push in record.pushes.items():
             # Of several runs, colours tell the runs apart, and dashes the pushes.
             dashed = not alone and name == "negative"
             words_of_it = words.get(label, label).format(words[name])
-            yield _Curve(words_of_it, value(record, leg), _OF_LEG[name], dashed)
+            yield _Curve(words_of_it, value(record, push), _OF_PUSH[name], dashed)
 
     return curves
 
 
 def _lengths(record: Record, words: dict[str, str], alone: bool) -> Iterator[_Curve]:
-    yield from _of_legs(lambda record, leg: 100 * leg.push / record.norm)(record, words, alone)
+    yield from _of_pushes(lambda record, push: 100 * push.added / record.norm)(record, words, alone)
     if not alone:
         return
-    for name, leg in record.legs.items():
+    for name, push in record.pushes.items():
         label = words["before"].format(words[name])
-        yield _Curve(label, 100 * leg.difference / record.norm, _OF_LEG[name], dashed=True)
-    if len(record.legs) == 2:
+        yield _Curve(label, 100 * push.difference / record.norm, _OF_PUSH[name], dashed=True)
+    if len(record.pushes) == 2:
         yield _Curve(words["whole"], 100 * record.push / record.norm, _OF_BOTH)
 
 
 def _cosines(record: Record, words: dict[str, str], alone: bool) -> Iterator[_Curve]:
-    yield from _of_legs(lambda record, leg: leg.cosine, "with C")(record, words, alone)
-    if alone and len(record.legs) == 2:
+    yield from _of_pushes(lambda record, push: push.cosine, "with C")(record, words, alone)
+    if alone and len(record.pushes) == 2:
         yield _Curve(words["both"], record.cosine, _OF_BOTH)
 
 
@@ -130,9 +130,9 @@ def _shifts(record: Record, words: dict[str, str], alone: bool) -> Iterator[_Cur
 
 
 def _posteriors(record: Record, words: dict[str, str], alone: bool) -> Iterator[_Curve]:
-    for name, leg in record.legs.items():
-        if not np.isnan(leg.posterior).all():
-            yield _Curve(words[name], leg.posterior, _OF_LEG[name], not alone and name == "weak")
+    for name, push in record.pushes.items():
+        if not np.isnan(push.posterior).all():
+            yield _Curve(words[name], push.posterior, _OF_PUSH[name], not alone and name == "weak")
 
 
 @dataclass(frozen=True)
@@ -151,10 +151,10 @@ class _Panel:
 
 
 _PANELS = {
-    "scale": _Panel(_of_legs(lambda record, leg: leg.scale), (1.0,), 1.0),
+    "scale": _Panel(_of_pushes(lambda record, push: push.scale), (1.0,), 1.0),
     "push": _Panel(_lengths, (0.0,)),
     "cosine": _Panel(_cosines, (0.0,), 0.0),
-    "along": _Panel(_of_legs(lambda record, leg: leg.parallel), (0.0, 1.0)),
+    "along": _Panel(_of_pushes(lambda record, push: push.parallel), (0.0, 1.0)),
     "shift": _Panel(_shifts, (0.0,)),
     "posterior": _Panel(_posteriors, (0.0, 1.0)),
 }

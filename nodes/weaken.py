@@ -8,8 +8,9 @@ from comfy_api.latest import io
 
 from ..guiders.errors import bad_input
 from ..guiders.models import name_of
-from ..guiders.weaken import auto, passes, prompts, weights
-from ..guiders.weaken.blocks import Network, choose
+from ..guiders.weaken import attention, auto, dropout, prompts, skipping, tokens, weights
+from ..guiders.weaken.blocks import choose
+from ..guiders.weaken.network import Network
 from .widgets import check, number
 
 if TYPE_CHECKING:
@@ -283,7 +284,7 @@ class BadVersionWeakenWithDropout(io.ComfyNode):
         network = Network.of(model)
         chosen = choose(cls.NAME, network, blocks, auto=network.blocks)
         return io.NodeOutput(
-            passes.drop_activations(cls.NAME, model, rate=rate, seed=seed, blocks=chosen)
+            dropout.drop_activations(cls.NAME, model, rate=rate, seed=seed, blocks=chosen)
         )
 
 
@@ -331,7 +332,7 @@ class BadVersionWeakenAttention(io.ComfyNode):
         """Return the weaker model; raise ``GuidanceError`` if its attention cannot be weakened."""
         check(cls, strength=strength, mode=mode)
         network = Network.of(model)
-        if not passes.can_perturb_attention(network):
+        if not attention.can_be_replaced(network):
             raise bad_input(
                 cls.NAME,
                 "model",
@@ -343,11 +344,13 @@ class BadVersionWeakenAttention(io.ComfyNode):
             network,
             blocks,
             auto=auto.attention_blocks(network),
-            fits=lambda block: passes.has_transformers(network, block),
+            fits=lambda block: attention.has_attention(network, block),
             need="self-attention",
         )
         return io.NodeOutput(
-            passes.perturb_attention(cls.NAME, model, mode=mode, strength=strength, blocks=chosen)
+            attention.perturb_attention(
+                cls.NAME, model, mode=mode, strength=strength, blocks=chosen
+            )
         )
 
 
@@ -380,10 +383,10 @@ class BadVersionWeakenBySkippingBlocks(io.ComfyNode):
             network,
             blocks,
             auto=auto.skipped_blocks(network),
-            fits=lambda block: passes.can_be_skipped(network, block),
+            fits=lambda block: skipping.can_be_skipped(network, block),
             need="something to skip",
         )
-        return io.NodeOutput(passes.skip_blocks(cls.NAME, model, blocks=chosen))
+        return io.NodeOutput(skipping.skip_blocks(cls.NAME, model, blocks=chosen))
 
 
 class BadVersionWeakenTokens(io.ComfyNode):
@@ -429,11 +432,11 @@ class BadVersionWeakenTokens(io.ComfyNode):
             network,
             blocks,
             auto=auto.token_blocks(network),
-            fits=lambda block: passes.has_transformers(network, block),
+            fits=lambda block: tokens.has_tokens(network, block),
             need="tokens",
         )
         return io.NodeOutput(
-            passes.shuffle_tokens(cls.NAME, model, share=strength, seed=seed, blocks=chosen)
+            tokens.shuffle_tokens(cls.NAME, model, share=strength, seed=seed, blocks=chosen)
         )
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
+from ..guiders.push.push import Push
 from ..guiders.push.schedules import DynamicNegative, Schedule
 from ..guiders.push.shapes import Shape
 from . import training
 from .denoiser import Denoiser
 from .distribution import EMPTY, NEGATIVE, POSITIVE
-from .sampling import Leg
+from .sampling import BadVersion
 
 # What every method is asked for.
 WANTED = POSITIVE
@@ -56,28 +57,31 @@ class Settings:
     schedules: tuple[Schedule, ...] = ()
     shapes: tuple[Shape, ...] = ()
 
+    def push(self, scale: float, *more: Schedule) -> Push:
+        """One push of this scale."""
+        return Push(scale - 1.0, (*self.schedules, *more), self.shapes)
 
-def unguided(models: Models, settings: Settings) -> tuple[Leg, ...]:
+
+def unguided(models: Models, settings: Settings) -> tuple[BadVersion, ...]:
     """Nothing to push away from."""
     return ()
 
 
-def classifier_free(models: Models, settings: Settings) -> tuple[Leg, ...]:
+def classifier_free(models: Models, settings: Settings) -> tuple[BadVersion, ...]:
     """Away from an empty prompt (Ho and Salimans 2022, arXiv 2207.12598)."""
-    return (Leg(models.main, EMPTY, settings.cfg, settings.schedules, settings.shapes),)
+    return (BadVersion(models.main, EMPTY, settings.push(settings.cfg)),)
 
 
-def negative(models: Models, settings: Settings) -> tuple[Leg, ...]:
+def negative(models: Models, settings: Settings) -> tuple[BadVersion, ...]:
     """Away from the other tree, as hard at every point and every step."""
-    return (Leg(models.main, NEGATIVE, settings.cfg, settings.schedules, settings.shapes),)
+    return (BadVersion(models.main, NEGATIVE, settings.push(settings.cfg)),)
 
 
-def bad_version(models: Models, settings: Settings) -> tuple[Leg, ...]:
+def bad_version(models: Models, settings: Settings) -> tuple[BadVersion, ...]:
     """Away from the weak model's idea of the same tree (arXiv 2406.02507)."""
-    return (Leg(models.weak, WANTED, settings.weak_scale, settings.schedules, settings.shapes),)
+    return (BadVersion(models.weak, WANTED, settings.push(settings.weak_scale)),)
 
 
-def dynamic_negative(models: Models, settings: Settings) -> tuple[Leg, ...]:
+def dynamic_negative(models: Models, settings: Settings) -> tuple[BadVersion, ...]:
     """Away from the other tree, as far as a point may still belong there (arXiv 2410.14398)."""
-    schedules = (*settings.schedules, DYNAMIC)
-    return (Leg(models.main, NEGATIVE, settings.cfg, schedules, settings.shapes),)
+    return (BadVersion(models.main, NEGATIVE, settings.push(settings.cfg, DYNAMIC)),)

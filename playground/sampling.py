@@ -1,24 +1,21 @@
 """Draw points of the world under guidance.
 
-The arithmetic of a step is that of the guider: ``guided = C + Σ (scale − 1) · shape(C − R)``, with
-the same schedules, shapes and formulas. A point is a latent with two channels of one pixel.
+The arithmetic of a step is the guider's own, push for push: ``guided = C + Σ strength · shape(C −
+R)``. A point is a latent with two channels of one pixel.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from ..guiders.push import formulas
-from ..guiders.push.call import Step
+from ..guiders.push.call import Call
 from ..guiders.push.noise import Noise
-from ..guiders.push.schedules import LegScale, Schedule
-from ..guiders.push.shapes import LegShape, Shape
+from ..guiders.push.push import Push, RunningPush
 from .distribution import DEVIATION, EMPTY
 
 # From points with noise [n, 2], noise levels [n] and labels [n] to points without it, [n, 2].
@@ -31,22 +28,18 @@ _MOST, _LEAST, _RHO = 5.0, 0.002, 7.0
 
 
 @dataclass(frozen=True)
-class Leg:
-    """One bad version to push away from.
+class BadVersion:
+    """What to push away from, and how.
 
     Attributes:
-        reference: what predicts for it.
+        predictor: what predicts for it.
         label: what it is asked for.
-        scale: how hard to push; 1 is off, and costs nothing.
-        schedules: how hard over the steps and for each point; their factors multiply.
-        shapes: what is done to the difference, the first one first.
+        push: strength, schedules and shapes; one that is off costs nothing.
     """
 
-    reference: Predictor
+    predictor: Predictor
     label: int
-    scale: float
-    schedules: tuple[Schedule, ...] = ()
-    shapes: tuple[Shape, ...] = ()
+    push: Push
 
 
 @dataclass(frozen=True)
@@ -95,18 +88,21 @@ class Guided:
     Args:
         main: predicts what is asked for.
         label: what is asked for.
-        legs: to push away from.
+        bad_versions: to push away from.
         sigmas: of the run.
     """
 
-    def __init__(self, main: Predictor, label: int, legs: Sequence[Leg], sigmas: Tensor) -> None:
+    def __init__(
+        self, main: Predictor, label: int, bad_versions: Sequence[BadVersion], sigmas: Tensor
+    ) -> None:
         self._main = main
         self._label = label
-        self._noise = noise_of(sigmas)
-        on = [leg for leg in legs if leg.scale != 1]
-        self._legs = [
-            (leg, LegScale(leg.schedules, self._noise), LegShape(leg.shapes, self._noise))
-            for leg in on
+        noise = noise_of(sigmas)
+        on = {str(i): each for i, each in enumerate(bad_versions) if not each.push.is_off}
+        self._bad_versions = on
+        self._pushes = [
+            RunningPush(name, each.push, noise, others=[other for other in on if other != name])
+            for name, each in on.items()
         ]
 
     def predict(self, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
@@ -115,43 +111,30 @@ class Guided:
         Returns:
             The guided prediction, and what of it is guidance; each ``[n, 2]``.
         """
-        levels = torch.full((len(x),), sigma).to(x)
+        call = Call(x[..., None, None], torch.full((len(x),), sigma).to(x))
 
-        def prediction(predictor: Predictor, label: int) -> Tensor:
+        def predicting(predictor: Predictor, label: int) -> Callable[[Call], Tensor]:
             labels = torch.full((len(x),), label, device=x.device)
-            return predictor(x, levels, labels)[..., None, None]
+            return lambda call: predictor(x, call.sigma, labels)[..., None, None]
 
-        C = prediction(self._main, self._label)
-        running = [
-            (leg, scale, shape, prediction(leg.reference, leg.label))
-            for leg, scale, shape in self._legs
-            if not scale.has_fixed or scale.fixed_factor(sigma) != 0
-        ]
-        differences = [C - R for *_, R in running]
-        guided = C
-        for number, (leg, scale, shape, R) in enumerate(running):
-            others = differences[:number] + differences[number + 1 :]
-            step = Step(
-                noise=self._noise,
-                x=x[..., None, None],
-                sigma=levels,
-                C=C,
-                R=R,
-                difference=differences[number],
-                other=partial(next, iter(others), None),
-                # The one prompt that a shape asks for is an empty one.
-                predict=lambda _: prediction(self._main, EMPTY),
-                measure_level=lambda: sigma,
-            )
-            excess = scale.excess(leg.scale, step)
-            guided = formulas.add_leg(guided, shape(step, excess), excess + 1.0)
-        return guided.flatten(1), (guided - C).flatten(1)
+        call.C = predicting(self._main, self._label)(call)
+        on = [push for push in self._pushes if push.is_on(call)]
+        for push in on:
+            bad = self._bad_versions[push.name]
+            call.offer(push.name, predicting(bad.predictor, bad.label))
+            # The one prompt that a shape asks for is an empty one.
+            for prompt in (name for shape in push.push.shapes for name in shape.prompts):
+                call.offer(prompt, predicting(self._main, EMPTY))
+        guided = call.C
+        for push in on:
+            guided, _ = push.add_to(guided, call)
+        return guided.flatten(1), (guided - call.C).flatten(1)
 
 
 def sample(
     main: Predictor,
     label: int,
-    legs: Sequence[Leg],
+    bad_versions: Sequence[BadVersion],
     count: int,
     seed: int,
     *,
@@ -168,14 +151,14 @@ def sample(
     Args:
         main: predicts what is asked for.
         label: what is asked for.
-        legs: to push away from.
+        bad_versions: to push away from.
         count: how many points.
         seed: of the noise; the same points start from the same noise in every run.
         steps: how many steps down; each takes two predictions, the last one takes one.
         on_step: called after each step with its number, from 0.
     """
     sigmas = noise_levels(steps)
-    guided = Guided(main, label, legs, sigmas)
+    guided = Guided(main, label, bad_versions, sigmas)
     generator = torch.Generator().manual_seed(seed)
     x = sigmas[0] * torch.randn(count, 2, generator=generator)
     points, pushes = [x], []

@@ -108,8 +108,10 @@ def compare(
     results = [_measured("truth", None, truth, None)]
     models = methods.models()
     for name, scale in METHODS.items():
-        legs = getattr(methods, name)(models, settings)
-        paths = sample(models.main, WANTED, legs, MEASURED, seed, on_step=lambda step: on_step())
+        bad_versions = getattr(methods, name)(models, settings)
+        paths = sample(
+            models.main, WANTED, bad_versions, MEASURED, seed, on_step=lambda step: on_step()
+        )
         scale = None if scale is None else getattr(settings, scale)
         results.append(_measured(name, scale, paths.ends, paths))
     return results
@@ -137,8 +139,8 @@ def fields(settings: Settings, sigma: float, point: tuple[float, float]) -> Fiel
     models = methods.models()
     negative, weak = methods.negative(models, settings), methods.bad_version(models, settings)
     plain, away, better, both = (
-        Guided(models.main, WANTED, legs, noise_levels())
-        for legs in ((), negative, weak, (*negative, *weak))
+        Guided(models.main, WANTED, bad_versions, noise_levels())
+        for bad_versions in ((), negative, weak, (*negative, *weak))
     )
     x = torch.tensor([point])
     levels = torch.full((1,), sigma)

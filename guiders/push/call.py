@@ -1,4 +1,4 @@
-"""One model call, as the schedules and shapes of one leg see it."""
+"""One model call of a run: what is predicted there, and what one push sees of it."""
 
 from __future__ import annotations
 
@@ -11,26 +11,113 @@ from torch import Tensor
 from .noise import Noise
 
 if TYPE_CHECKING:
-    from .formulas import Scale
+    from .formulas import Strength
 
 # A conditioning as nodes pass it on: pairs of a text embedding and a dictionary.
 Conditioning = list[list[Any]]
 
 
 @dataclass(frozen=True)
+class Pushed:
+    """What one push does at one model call; one that is off has only ``strength``.
+
+    Attributes:
+        strength: in use, after schedules; 0 is off.
+        R: the bad version's prediction.
+        delta: the difference ``C − R``, shaped.
+        added: what was added to the prediction.
+        posterior: of a schedule that has one, ``[batch]``.
+    """
+
+    strength: Strength = 0.0
+    R: Tensor | None = None
+    delta: Tensor | None = None
+    added: Tensor | None = None
+    posterior: Tensor | None = None
+
+
+class Call:
+    """One model call: its predictions by name, each made once, and what the pushes do there.
+
+    A name is that of a push, for its bad version's prediction, or that of a prompt for which a
+    shape needs the main model's.
+
+    Args:
+        x: noisy latent, ``[batch, channels, *spatial]``.
+        sigma: its noise level, ``[batch]``.
+
+    Attributes:
+        C: the main model's prediction for the positive conditioning, once it is known.
+        pushed: what each push does, by its name, once that is known.
+    """
+
+    def __init__(self, x: Tensor, sigma: Tensor) -> None:
+        self.x = x
+        self.sigma = sigma
+        self.C: Tensor | None = None
+        self.pushed: dict[str, Pushed] = {}
+        self._offers: dict[str, Callable[[Call], Tensor]] = {}
+        self._predictions: dict[str, Tensor] = {}
+        self._differences: dict[str, Tensor] = {}
+        self._reused: set[str] = set()
+        self._level: float | None = None
+
+    @property
+    def level(self) -> float:
+        """Sigma as a number, for which the device has to be waited for."""
+        if self._level is None:
+            self._level = float(self.sigma.max())
+        return self._level
+
+    def offer(self, name: str, predict: Callable[[Call], Tensor]) -> None:
+        """Say what makes a prediction when it is first asked for; it may :meth:`reuse` one."""
+        self._offers[name] = predict
+
+    def take(self, name: str, prediction: Tensor) -> None:
+        """Note a prediction that was made along with others."""
+        self._predictions[name] = prediction
+
+    def reuse(self, name: str, difference: Tensor) -> Tensor:
+        """Take a difference from an earlier call; return the prediction that it stands for."""
+        self._differences[name] = difference
+        self._reused.add(name)
+        return self.C - difference
+
+    def is_reused(self, name: str) -> bool:
+        """Whether a difference is one from an earlier call."""
+        return name in self._reused
+
+    def prediction(self, name: str) -> Tensor:
+        """A prediction that was offered or taken."""
+        if name not in self._predictions:
+            self._predictions[name] = self._offers[name](self)
+        return self._predictions[name]
+
+    def difference(self, name: str) -> Tensor | None:
+        """``C − R`` of a push, computed once; None where there is no such push at this call."""
+        if name not in self._predictions and name not in self._offers:
+            return None
+        R = self.prediction(name)
+        if name not in self._differences:
+            self._differences[name] = self.C - R
+        return self._differences[name]
+
+
+@dataclass(frozen=True)
 class Step:
-    """What is known at one model call of a run. Tensors are on the device of ``x``.
+    """What the schedules and shapes of one push see of a model call.
+
+    Tensors are on the device of ``x``.
 
     Attributes:
         noise: of the run.
         x: noisy latent, ``[batch, channels, *spatial]``.
         sigma: its noise level, ``[batch]``.
         C: the main model's prediction for the positive conditioning.
-        R: the prediction of this leg's bad version.
+        R: the prediction of this push's bad version.
         difference: ``C − R``.
-        other: the other leg's ``C − R``; None where there is no other leg, or it is off.
-        predict: the main model's prediction for another conditioning, which one of this leg's
-            shapes has named.
+        other: the other push's ``C − R``; None where there is no other push, or it is off.
+        predict: the main model's prediction for a prompt that a shape of this push has named.
         measure_level: for :attr:`level`.
     """
 
@@ -41,7 +128,7 @@ class Step:
     R: Tensor
     difference: Tensor
     other: Callable[[], Tensor | None]
-    predict: Callable[[Conditioning], Tensor]
+    predict: Callable[[str], Tensor]
     measure_level: Callable[[], float]
 
     @property
@@ -50,8 +137,8 @@ class Step:
         return self.measure_level()
 
 
-# One leg's shape during a run: from a difference and the scale, less 1, to another difference.
-RunningShape = Callable[[Tensor, Step, "Scale"], Tensor]
+# One shape during a run: from a difference and the strength to another difference.
+RunningShape = Callable[[Tensor, Step, "Strength"], Tensor]
 
-# One leg's schedule during a run: the factor of its scale, less 1.
+# One schedule during a run: the factor of the strength.
 RunningSchedule = Callable[[Step], Tensor]

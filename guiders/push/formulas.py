@@ -1,12 +1,13 @@
 """The arithmetic of guidance, on denoised predictions.
 
-Every method has the one form ``guided = C + Σ (scale − 1) · shape(C − R)``: a push of the main
-model's prediction ``C`` away from the prediction ``R`` of a bad version, the *reference*. ``delta``
-is the difference ``C − R`` of one leg, or what shapes before this one have made of it.
+Every method has the one form ``guided = C + Σ strength · shape(C − R)``: a push of the main model's
+prediction ``C`` away from the prediction ``R`` of a bad version. ``delta`` is the difference
+``C − R`` of one push, or what shapes before this one have made of it.
 
 Tensors are ``[batch, channels, *spatial]`` of any floating dtype and on any device; results keep
-both. Scales are numbers, or tensors ``[batch]`` where every sample has its own. ``⟨·,·⟩`` and
-``‖·‖`` run over everything but the batch. Where a direction has no length, nothing lies along it.
+both. A strength is the artist's scale less 1, a number, or a tensor ``[batch]`` where every sample
+has its own. ``⟨·,·⟩`` and ``‖·‖`` run over everything but the batch. Where a direction has no
+length, nothing lies along it.
 """
 
 from __future__ import annotations
@@ -15,29 +16,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Scale = float | Tensor
+Strength = float | Tensor
 
 
-def add_leg(guided: Tensor, delta: Tensor, scale: Scale) -> Tensor:
-    """Add one leg's push away from a bad version: ``guided + (scale − 1) · delta``.
+def add_push(guided: Tensor, delta: Tensor, strength: Strength) -> Tensor:
+    """Add one push away from a bad version: ``guided + strength · delta``.
 
     With ``guided = C`` and ``delta = C − W``, the weak model's prediction being ``W``, this is
-    autoguidance, ``W + w(C − W)`` (Karras et al. 2024, arXiv 2406.02507, eq. 4, on denoisers). With
-    the result of classifier-free guidance as ``guided`` it is autoguidance and classifier-free
-    guidance together, ``C + (s − 1)(C − N) + (w − 1)(C − W)`` (the same paper, appendix B.2).
+    autoguidance, ``W + w(C − W)`` for the scale ``w = strength + 1`` (Karras et al. 2024, arXiv
+    2406.02507, eq. 4, on denoisers). With the result of classifier-free guidance as ``guided`` it
+    is both together, ``C + (s − 1)(C − N) + (w − 1)(C − W)`` (the same paper, appendix B.2).
 
     Args:
-        guided: prediction so far, to which the legs before this one have been added.
-        delta: the difference of this leg, shaped.
-        scale: guidance scale; 1 adds nothing, above 1 pushes away from the reference, below 1
-            pulls towards it.
+        guided: prediction so far, to which the pushes before this one have been added.
+        delta: the difference of this push, shaped.
+        strength: 0 adds nothing, above 0 pushes away from the bad version, below 0 pulls towards
+            it.
 
     Returns:
         A new tensor of the shape of ``guided``.
     """
-    if isinstance(scale, Tensor):
-        return torch.addcmul(guided, delta, _spread(scale - 1.0, delta))
-    return guided.add(delta, alpha=scale - 1.0)
+    if isinstance(strength, Tensor):
+        return torch.addcmul(guided, delta, _spread(strength, delta))
+    return guided.add(delta, alpha=strength)
 
 
 def projected(delta: Tensor, C: Tensor, eta: float) -> Tensor:
@@ -62,7 +63,7 @@ def with_momentum(delta: Tensor, before: Tensor | None, beta: float) -> Tensor:
     return delta if before is None else delta.add(before, alpha=beta)
 
 
-def capped(delta: Tensor, limit: Scale) -> Tensor:
+def capped(delta: Tensor, limit: float | Tensor) -> Tensor:
     """Shorten a push to at most ``limit``: ``delta · min(1, limit/‖delta‖)``.
 
     With a number as the limit it is the norm threshold of arXiv 2410.02416, algorithm 1.
@@ -80,31 +81,31 @@ def kept_along(delta: Tensor, other: Tensor) -> Tensor:
     return other * _spread(_share_along(delta, other), other)
 
 
-def rescaled(delta: Tensor, C: Tensor, excess: Scale, phi: float) -> Tensor:
-    """Take back the contrast that a push has added to the picture.
+def rescaled(delta: Tensor, C: Tensor, strength: Strength, phi: float) -> Tensor:
+    """Take back the contrast that a push has added to the image.
 
-    The result ``G = C + excess · delta`` becomes ``G · (φ · std(C)/std(G) + 1 − φ)`` (Lin et al.
+    The result ``G = C + strength · delta`` becomes ``G · (φ · std(C)/std(G) + 1 − φ)`` (Lin et al.
     2023, arXiv 2305.08891, eq. 15 and 16), here on denoised predictions, where it holds the
-    contrast of the picture itself.
+    contrast of the image itself.
 
     Args:
-        excess: the scale of this leg, less 1.
-        phi: how much of it is taken back, 0 nothing, 1 all.
+        strength: of this push.
+        phi: how much of the contrast is taken back, 0 nothing, 1 all.
 
     Returns:
-        The ``delta`` that leads to this result with the same scale.
+        The ``delta`` that leads to this result with the same strength.
     """
-    deviation = _std(add_leg(C, delta, excess + 1.0))
+    deviation = _std(add_push(C, delta, strength))
     ratio = torch.where(deviation > 0, _std(C) / deviation, torch.ones_like(deviation))
     factor = phi * (ratio - 1.0) + 1.0
-    of_C = _divided(factor - 1.0, excess)
+    of_C = _divided(factor - 1.0, strength)
     return torch.addcmul(delta * _spread(factor, delta), C, _spread(of_C, C))
 
 
 def zero_star(delta: Tensor, x: Tensor, C: Tensor) -> Tensor:
-    """Push away from the best multiple of the reference's velocity (CFG-Zero*).
+    """Push away from the best multiple of the bad version's velocity (CFG-Zero*).
 
-    With velocities ``v = (x − denoised)/σ``, the reference is ``s* · v_R`` with ``s* = ⟨v_C, v_R⟩ /
+    With velocities ``v = (x − denoised)/σ``, it pushes away from ``s* · v_R``, ``s* = ⟨v_C, v_R⟩ /
     ⟨v_R, v_R⟩`` (Fan et al. 2025, arXiv 2503.18886); ``σ`` cancels out.
 
     Args:
@@ -115,24 +116,25 @@ def zero_star(delta: Tensor, x: Tensor, C: Tensor) -> Tensor:
     return _add_along(delta, v_R, _share_along(v_C, v_R) - 1.0)
 
 
-def perp_neg(delta: Tensor, C: Tensor, U: Tensor, excess: Scale, weight: float) -> Tensor:
+def perp_neg(delta: Tensor, C: Tensor, U: Tensor, strength: Strength, weight: float) -> Tensor:
     """Push away only from what a negative prompt has and the positive one has not (Perp-Neg).
 
     With the prediction ``U`` for an empty prompt, ``P = C − U`` and ``Q = R − U``, the result is
-    ``U + s(P − w · Q⊥P)`` for the scale ``s`` (Armandpour et al. 2023, arXiv 2304.04968).
+    ``U + s(P − w · Q⊥P)`` for the scale ``s = strength + 1`` (Armandpour et al. 2023, arXiv
+    2304.04968).
 
     Args:
         U: the main model's prediction for an empty prompt.
-        excess: the scale ``s`` of this leg, less 1.
+        strength: of this push.
         weight: ``w``, how much of the negative prompt counts; 0 leaves guidance by ``U`` alone.
 
     Returns:
-        The ``delta`` that leads to this result with the same scale.
+        The ``delta`` that leads to this result with the same strength.
     """
     P = C - U
     Q = P - delta
     share = _share_along(Q, P)
-    of_Q = -weight * (1.0 + _divided(torch.ones_like(share), excess))
+    of_Q = -weight * (1.0 + _divided(torch.ones_like(share), strength))
     return _add_along(torch.addcmul(P, Q, _spread(of_Q, Q)), P, -of_Q * share)
 
 
@@ -278,14 +280,14 @@ def _add_along(a: Tensor, v: Tensor, share: Tensor) -> Tensor:
     return torch.addcmul(a, v, _spread(share, v))
 
 
-def _at_most_one(limit: Scale, length: Tensor) -> Tensor:
+def _at_most_one(limit: float | Tensor, length: Tensor) -> Tensor:
     """``min(1, limit/length)``; 1 where there is no length."""
     ratio = limit / torch.where(length > 0, length, torch.ones_like(length))
     return torch.where(length > 0, ratio.clamp(max=1.0), torch.ones_like(length))
 
 
-def _divided(a: Tensor, b: Scale) -> Tensor:
-    """``a/b``; 0 where ``b`` is 0: a leg of that scale adds nothing anyway."""
+def _divided(a: Tensor, b: float | Tensor) -> Tensor:
+    """``a/b``; 0 where ``b`` is 0: a push of that strength adds nothing anyway."""
     b = torch.as_tensor(b, dtype=a.dtype, device=a.device)
     return torch.where(b == 0, torch.zeros_like(a), a / torch.where(b == 0, 1.0, b))
 

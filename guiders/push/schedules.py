@@ -1,7 +1,7 @@
-"""How hard a leg pushes, over the steps of a run and for each sample.
+"""How hard to push, over the steps of a run and for each sample.
 
-A schedule is a factor: a leg pushes by ``(scale − 1) · Π factors``. :class:`Fixed` ones are known
-for each sigma before sampling starts, so that a leg costs nothing where one of them is 0.
+A schedule is a factor: a push is as strong as ``strength · Π factors``. :class:`Fixed` ones are
+known for each sigma before sampling starts, so that a push costs nothing where one of them is 0.
 :class:`Live` ones depend on the predictions, and may remember earlier ones.
 """
 
@@ -19,8 +19,8 @@ from torch import Tensor
 
 from . import formulas
 from .call import RunningSchedule, Step
+from .memory import Trajectory
 from .noise import Noise
-from .trajectory import Trajectory
 
 
 class Fixed(ABC):
@@ -28,13 +28,13 @@ class Fixed(ABC):
 
     @abstractmethod
     def factor(self, sigma: float, noise: Noise) -> float:
-        """The factor at ``sigma``; 1 is as hard as the node's scale says, 0 is off."""
+        """The factor at ``sigma``; 1 is the full strength, 0 is off."""
 
 
 class Live(ABC):
     """A schedule that depends on what happens while sampling."""
 
-    # Whether the factor is the whole push, whatever number the node's scale has.
+    # Whether the factor is the whole strength, of which the push's own only gives the sign.
     takes_over = False
 
     @abstractmethod
@@ -176,10 +176,10 @@ class _Visited(NamedTuple):
 
 @dataclass(frozen=True)
 class DynamicNegative(Live):
-    """As hard as the picture is likely to become what the negative prompt says.
+    """As hard as the image is likely to become what the negative prompt says.
 
-    The factor is ``p/(1 − p)``, with one posterior ``p`` for each sample, so that the node's scale
-    less 1 is the paper's ``λ`` (Koulischer et al. 2024, arXiv 2410.14398). See
+    The factor is ``p/(1 − p)``, with one posterior ``p`` for each sample, so that the strength is
+    the paper's ``λ`` (Koulischer et al. 2024, arXiv 2410.14398). See
     :func:`.formulas.posterior_of_negative`.
 
     Attributes:
@@ -280,12 +280,15 @@ class DistanceCalibrated(Live):
         return factor
 
 
-class LegScale:
-    """How hard one leg pushes during one run.
+class RunningSchedules:
+    """The strength of one push during one run.
 
     Args:
         schedules: those that are chained; their factors multiply.
         noise: of the run.
+
+    Attributes:
+        posterior: of the schedule that has one, at the latest step, ``[batch]``.
     """
 
     def __init__(self, schedules: Sequence[Schedule], noise: Noise) -> None:
@@ -294,7 +297,6 @@ class LegScale:
         self._live = [each for each in schedules if isinstance(each, Live)]
         self._running = [each.start(noise) for each in self._live]
         self._factors: dict[float, float] = {}
-        # Of the schedule that has one, at the latest step.
         self.posterior: Tensor | None = None
 
     @property
@@ -303,7 +305,7 @@ class LegScale:
         return bool(self._fixed)
 
     def fixed_factor(self, sigma: float) -> float:
-        """What is known before the leg has made any prediction; 0 switches it off."""
+        """What is known before any prediction is made; 0 switches the push off."""
         if sigma not in self._factors:
             factors = (each.factor(sigma, self._noise) for each in self._fixed)
             factor = math.prod(factors)
@@ -311,31 +313,31 @@ class LegScale:
             self._factors[sigma] = 0.0 if abs(factor) < _NOTHING else factor
         return self._factors[sigma]
 
-    def excess(self, scale: float, step: Step) -> formulas.Scale:
-        """The scale of this step, less 1.
+    def at(self, strength: float, step: Step) -> formulas.Strength:
+        """The strength at one step.
 
         Args:
-            scale: of the artist's node.
+            strength: of the push, without schedules.
         """
         known = self.fixed_factor(step.level) if self._fixed else 1.0
-        excess: formulas.Scale = self._own(scale) * known
+        strength_now: formulas.Strength = self._own(strength) * known
         for schedule, running in zip(self._live, self._running, strict=True):
             factor = running(step)
             posterior = schedule.posterior(factor)
             if posterior is not None:
                 self.posterior = posterior
-            excess = factor * excess
-        return excess
+            strength_now = factor * strength_now
+        return strength_now
 
-    def bounds(self, scale: float, sigma: float) -> tuple[float, float]:
-        """The least and the greatest that :meth:`excess` may be at ``sigma``."""
-        known = self._own(scale) * self.fixed_factor(sigma)
+    def bounds(self, strength: float, sigma: float) -> tuple[float, float]:
+        """The least and the greatest that :meth:`at` may give at ``sigma``."""
+        known = self._own(strength) * self.fixed_factor(sigma)
         ranges = [each.range() for each in self._live]
         ends = [known * math.prod(each[end] for each in ranges) for end in (0, 1)]
         return min(ends), max(ends)
 
-    def _own(self, scale: float) -> float:
+    def _own(self, strength: float) -> float:
         if any(each.takes_over for each in self._live):
             # It still goes the way that the artist wants.
-            return float(scale > 1) - float(scale < 1)
-        return scale - 1.0
+            return float(strength > 0) - float(strength < 0)
+        return strength

@@ -1,4 +1,4 @@
-"""What is done to the difference ``C − R`` of a leg before it is scaled and added.
+"""What is done to the difference ``C − R`` of a push before it is added.
 
 Shapes stand in the order in which an artist has chained them. Each one is started anew for each
 run, so that what some remember ends with it.
@@ -7,30 +7,33 @@ run, so that what some remember ends with it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from uuid import uuid4
 
 from torch import Tensor
 
 from ..errors import bad_input
 from . import formulas
 from .call import Conditioning, RunningShape, Step
+from .memory import Trajectory
 from .noise import Noise
-from .trajectory import Trajectory
 
 
 class Shape(ABC):
-    """One way to change the difference of a leg.
+    """One way to change the difference of a push.
 
     Attributes:
         node: display name of the artist's node.
-        needs_other_leg: whether it compares with the other leg of the guider.
-        asks_for: a conditioning for which it needs the main model's prediction, if any.
+        needs_other_push: whether it compares with the other push of the guider.
+        prompts: conditionings for which it needs the main model's prediction, by the name under
+            which it asks a step for it.
     """
 
     node = "Shape"
-    needs_other_leg = False
-    asks_for: Conditioning | None = None
+    needs_other_push = False
+    prompts: Mapping[str, Conditioning] = MappingProxyType({})
 
     @abstractmethod
     def start(self, noise: Noise) -> RunningShape:
@@ -57,7 +60,7 @@ class Projected(Shape):
         """Begin with no momentum."""
         trajectory: Trajectory[Tensor] = Trajectory(noise.sigmas)
 
-        def shape(delta: Tensor, step: Step, excess: formulas.Scale) -> Tensor:
+        def shape(delta: Tensor, step: Step, strength: formulas.Strength) -> Tensor:
             if self.momentum != 0:
                 delta = formulas.with_momentum(delta, trajectory.before(step.level), self.momentum)
                 trajectory.visit(step.level, delta)
@@ -70,22 +73,22 @@ class Projected(Shape):
 
 @dataclass(frozen=True)
 class Reject(Shape):
-    """Compare with the direction of the other leg, and drop or keep what both have in common.
+    """Compare with the direction of the other push, and drop or keep what both have in common.
 
     Attributes:
-        keep: "different" for what is orthogonal to the other leg, "common" for what lies along it.
+        keep: "different" for what is orthogonal to the other push, "common" for what lies along it.
     """
 
     keep: str
 
     node = "Reject Shape"
-    needs_other_leg = True
+    needs_other_push = True
 
     def start(self, noise: Noise) -> RunningShape:
         """Begin a run; nothing is remembered."""
         formula = {"different": formulas.rejected, "common": formulas.kept_along}[self.keep]
 
-        def shape(delta: Tensor, step: Step, excess: formulas.Scale) -> Tensor:
+        def shape(delta: Tensor, step: Step, strength: formulas.Strength) -> Tensor:
             other = step.other()
             return delta if other is None else formula(delta, other)
 
@@ -94,28 +97,28 @@ class Reject(Shape):
 
 @dataclass(frozen=True)
 class Cap(Shape):
-    """Keep the difference from being longer than a number, or than a ratio of the other leg's.
+    """Keep the difference from being longer than a number, or than a ratio of the other push's.
 
     Attributes:
         limit: the number, or the ratio.
-        of_other_leg: which of the two it is.
+        of_other_push: which of the two it is.
     """
 
     limit: float
-    of_other_leg: bool
+    of_other_push: bool
 
     node = "Cap Shape"
 
     @property
-    def needs_other_leg(self) -> bool:
+    def needs_other_push(self) -> bool:
         """Whether the limit is a ratio."""
-        return self.of_other_leg
+        return self.of_other_push
 
     def start(self, noise: Noise) -> RunningShape:
         """Begin a run; nothing is remembered."""
 
-        def shape(delta: Tensor, step: Step, excess: formulas.Scale) -> Tensor:
-            if not self.of_other_leg:
+        def shape(delta: Tensor, step: Step, strength: formulas.Strength) -> Tensor:
+            if not self.of_other_push:
                 return formulas.capped(delta, self.limit)
             other = step.other()
             return (
@@ -129,7 +132,7 @@ class Cap(Shape):
 
 @dataclass(frozen=True)
 class Rescale(Shape):
-    """Take back the contrast that this leg adds (Lin et al. 2023, arXiv 2305.08891).
+    """Take back the contrast that this push adds (Lin et al. 2023, arXiv 2305.08891).
 
     Attributes:
         phi: ``φ``, how much of it, 0 to 1.
@@ -141,18 +144,18 @@ class Rescale(Shape):
 
     def start(self, noise: Noise) -> RunningShape:
         """Begin a run; nothing is remembered."""
-        return lambda delta, step, excess: formulas.rescaled(delta, step.C, excess, self.phi)
+        return lambda delta, step, strength: formulas.rescaled(delta, step.C, strength, self.phi)
 
 
 @dataclass(frozen=True)
 class ZeroStar(Shape):
-    """Scale the reference so that its velocity fits the main one best (arXiv 2503.18886)."""
+    """Scale the bad version so that its velocity fits the main one best (arXiv 2503.18886)."""
 
     node = "CFG-Zero* Shape"
 
     def start(self, noise: Noise) -> RunningShape:
         """Begin a run; nothing is remembered."""
-        return lambda delta, step, excess: formulas.zero_star(delta, step.x, step.C)
+        return lambda delta, step, strength: formulas.zero_star(delta, step.x, step.C)
 
 
 @dataclass(frozen=True)
@@ -166,19 +169,22 @@ class PerpNeg(Shape):
 
     empty: Conditioning
     weight: float
+    # Of this one alone: two of these shapes may have two empty prompts.
+    _name: str = field(default_factory=lambda: f"empty {uuid4().hex}", repr=False, compare=False)
 
     node = "Perp-Neg Shape"
 
     @property
-    def asks_for(self) -> Conditioning:
+    def prompts(self) -> Mapping[str, Conditioning]:
         """The empty prompt."""
-        return self.empty
+        return {self._name: self.empty}
 
     def start(self, noise: Noise) -> RunningShape:
         """Begin a run; nothing is remembered."""
 
-        def shape(delta: Tensor, step: Step, excess: formulas.Scale) -> Tensor:
-            return formulas.perp_neg(delta, step.C, step.predict(self.empty), excess, self.weight)
+        def shape(delta: Tensor, step: Step, strength: formulas.Strength) -> Tensor:
+            U = step.predict(self._name)
+            return formulas.perp_neg(delta, step.C, U, strength, self.weight)
 
         return shape
 
@@ -202,33 +208,14 @@ class Frequency(Shape):
     def start(self, noise: Noise) -> RunningShape:
         """Begin a run; nothing is remembered."""
 
-        def shape(delta: Tensor, step: Step, excess: formulas.Scale) -> Tensor:
+        def shape(delta: Tensor, step: Step, strength: formulas.Strength) -> Tensor:
             if delta.ndim < 4:
                 raise bad_input(
                     self.node,
                     "shape",
                     f"a latent of the shape {tuple(delta.shape)}, without height and width",
-                    "pictures or videos; sound, and sound with video, have no such frequencies",
+                    "images or videos; sound, and sound with video, have no such frequencies",
                 )
             return formulas.frequencies(delta, self.low, self.high, self.levels)
 
         return shape
-
-
-class LegShape:
-    """What is done to one leg's difference during one run.
-
-    Args:
-        shapes: those that are chained, the first one first.
-        noise: of the run.
-    """
-
-    def __init__(self, shapes: Sequence[Shape], noise: Noise) -> None:
-        self._running = [each.start(noise) for each in shapes]
-
-    def __call__(self, step: Step, excess: formulas.Scale) -> Tensor:
-        """The difference of this step, shaped for a scale of ``excess + 1``."""
-        delta = step.difference
-        for shape in self._running:
-            delta = shape(delta, step, excess)
-        return delta

@@ -13,7 +13,7 @@ from ..push import formulas
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..push.formulas import Scale
+    from ..push.formulas import Strength
 
 # To read the device's numbers it has to be waited for, and nobody reads faster than this.
 _SECONDS = 0.2
@@ -29,18 +29,20 @@ class LiveText:
     def __init__(self, show: Callable[[str], None]) -> None:
         self._show = show
         self._next = 0.0
-        self._last: tuple[Tensor, Tensor, Tensor, Mapping[str, Scale]] | None = None
+        self._last: tuple[Tensor, Tensor, Tensor, Mapping[str, Strength]] | None = None
 
-    def call(self, sigma: Tensor, C: Tensor, guided: Tensor, scales: Mapping[str, Scale]) -> None:
+    def call(
+        self, sigma: Tensor, C: Tensor, guided: Tensor, strengths: Mapping[str, Strength]
+    ) -> None:
         """Take note of a model call, and show it if the last text is old enough.
 
         Args:
             sigma: ``[batch]``.
             C: the model's prediction for the positive conditioning.
             guided: what the sampler gets.
-            scales: in use, by the name that the artist knows them by.
+            strengths: in use, by the name that the artist knows the scale by.
         """
-        self._last = (sigma, C, guided, scales)
+        self._last = (sigma, C, guided, strengths)
         now = time.monotonic()
         if now >= self._next:
             self._next = now + _SECONDS
@@ -50,17 +52,17 @@ class LiveText:
         """Show the last model call."""
         if self._last is None:
             return
-        sigma, C, guided, scales = self._last
+        sigma, C, guided, strengths = self._last
         self._last = None
         # What rounding leaves of no push is none.
         push = (100 * formulas.norm(guided - C) / formulas.norm(C)).round(decimals=1)
         parts = [f"sigma {float(sigma.max()):.3g}"]
-        parts += [f"{name} {_range(scale)}" for name, scale in scales.items()]
+        parts += [f"{name} {_range(1.0 + strength)}" for name, strength in strengths.items()]
         parts.append(f"push {_range(push)} %")
         self._show(" · ".join(parts))
 
 
-def _range(value: Scale) -> str:
+def _range(value: float | Tensor) -> str:
     """A number, or the least and the greatest one of a batch."""
     ends = torch.aminmax(value) if isinstance(value, torch.Tensor) else (value, value)
     least, most = (f"{float(end):.3g}" for end in ends)

@@ -10,18 +10,20 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..push.call import Pushed
+
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..push.formulas import Scale
+    from ..push.formulas import Strength
 
-LEGS = ("weak", "negative")
+PUSHES = ("weak", "negative")
 
 # Enough for any sheet of settings. Of each run some hundred kilobytes are kept, a megabyte at most
 # where latents have 16 channels.
@@ -36,24 +38,24 @@ _MARKS = 1024
 
 
 @dataclass(frozen=True)
-class LegReadings:
-    """One leg over the model calls of a run. Arrays are ``[calls, batch]``.
+class PushReadings:
+    """One push over the model calls of a run. Arrays are ``[calls, batch]``.
 
-    Where the leg was off, ``scale`` is 1, ``push`` is 0, and the others are NaN.
+    Where it was off, ``scale`` is 1, ``added`` is 0, and the others are NaN.
 
     Attributes:
         scale: in use, after schedules; 1 is off.
         difference: ``‖C − R‖``, before scale and shape.
-        push: norm of what the leg added to the prediction.
+        added: norm of what it added to the prediction.
         cosine: between ``C − R`` and ``C``.
-        parallel: share of ``push²`` that lies along ``C``; the rest, ``1 − parallel``, is
+        parallel: share of ``added²`` that lies along ``C``; the rest, ``1 − parallel``, is
             orthogonal to it.
         posterior: of :class:`.schedules.DynamicNegative`; NaN without one.
     """
 
     scale: np.ndarray
     difference: np.ndarray
-    push: np.ndarray
+    added: np.ndarray
     cosine: np.ndarray
     parallel: np.ndarray
     posterior: np.ndarray
@@ -66,7 +68,7 @@ class Thumbnails:
     Attributes:
         calls: numbers of those calls, rising.
         latents: ``[calls, channels, height, width]`` each, as the model has them but in 16 bits, of
-            "C", "weak", "negative" and "guided". NaN where a leg was off; one that always was is
+            "C", "weak", "negative" and "guided". NaN where a push was off; one that always was is
             left out.
         latent_format: ComfyUI's, of the model.
     """
@@ -87,12 +89,12 @@ class Record:
         sigma: noise level.
         norm: ``‖C‖``.
         push: norm of the whole push, ``‖guided − C‖``.
-        legs: of "weak" and "negative", those that were there at any call.
-        cosine: between the differences ``C − R`` of the two legs; NaN where one was off.
+        pushes: of "weak" and "negative", those that were there at any call.
+        cosine: between the differences ``C − R`` of the two pushes; NaN where one was off.
         mean_shift: mean of each channel of the guided prediction, less that of ``C``,
             ``[calls, batch, channels]``.
         std_shift: the same for the standard deviation.
-        thumbnails: None where latents are no pictures.
+        thumbnails: None where latents are no images.
         marks: some numbers of the latent that the run has ended with.
         numbers: how many it has.
     """
@@ -101,7 +103,7 @@ class Record:
     sigma: np.ndarray
     norm: np.ndarray
     push: np.ndarray
-    legs: dict[str, LegReadings]
+    pushes: dict[str, PushReadings]
     cosine: np.ndarray
     mean_shift: np.ndarray
     std_shift: np.ndarray
@@ -112,17 +114,17 @@ class Record:
     def columns(self) -> dict[str, np.ndarray]:
         """All numbers under the names that a table gives them, ``[calls, batch]`` each."""
         columns = {"sigma": self.sigma, "norm": self.norm, "push": self.push}
-        for name, leg in self.legs.items():
+        for name, each in self.pushes.items():
             columns |= {
-                f"{name}_scale": leg.scale,
-                f"{name}_difference": leg.difference,
-                f"{name}_push": leg.push,
-                f"{name}_cosine": leg.cosine,
-                f"{name}_parallel": leg.parallel,
-                f"{name}_orthogonal": 1 - leg.parallel,
-                f"{name}_posterior": leg.posterior,
+                f"{name}_scale": each.scale,
+                f"{name}_difference": each.difference,
+                f"{name}_push": each.added,
+                f"{name}_cosine": each.cosine,
+                f"{name}_parallel": each.parallel,
+                f"{name}_orthogonal": 1 - each.parallel,
+                f"{name}_posterior": each.posterior,
             }
-        columns["legs_cosine"] = self.cosine
+        columns["pushes_cosine"] = self.cosine
         for what, shift in (("mean", self.mean_shift), ("std", self.std_shift)):
             for channel in range(shift.shape[2]):
                 columns[f"{what}_shift_{channel}"] = shift[:, :, channel]
@@ -134,22 +136,6 @@ class Record:
         if numbers != self.numbers:
             return float("inf")
         return float((marks - self.marks).norm())
-
-
-class LegAtCall(NamedTuple):
-    """One leg at one model call; a leg that is off has only ``scale``.
-
-    Attributes:
-        R: the bad version's prediction.
-        push: what was added for the leg.
-        scale: in use.
-        posterior: ``[batch]``, if there is one.
-    """
-
-    R: Tensor | None = None
-    push: Tensor | None = None
-    scale: Scale = 1.0
-    posterior: Tensor | None = None
 
 
 class Probe:
@@ -208,29 +194,29 @@ class Recorder:
         self._products: list[Tensor] = []
         self._statistics: list[Tensor] = []
         self._reduced: list[Tensor] = []
-        self._scales: list[list[Scale]] = []
+        self._strengths: list[list[Strength]] = []
         self._posteriors: list[list[Tensor | None]] = []
         self._has_difference: list[list[bool]] = []
 
-    def call(self, sigma: Tensor, C: Tensor, guided: Tensor, legs: Mapping[str, LegAtCall]) -> None:
+    def call(self, sigma: Tensor, C: Tensor, guided: Tensor, pushes: Mapping[str, Pushed]) -> None:
         """Write down a model call.
 
         Args:
             sigma: ``[batch]``.
             C: the model's prediction for the positive conditioning.
             guided: what the sampler gets.
-            legs: those that are there, by name.
+            pushes: those that are there, by name.
         """
-        at = [legs.get(name, LegAtCall()) for name in LEGS]
+        at = [pushes.get(name, Pushed()) for name in PUSHES]
         self._sigmas.append(sigma)
-        self._scales.append([leg.scale for leg in at])
-        self._posteriors.append([leg.posterior for leg in at])
-        self._has_difference.append([leg.R is not None for leg in at])
+        self._strengths.append([each.strength for each in at])
+        self._posteriors.append([each.posterior for each in at])
+        self._has_difference.append([each.R is not None for each in at])
         nothing = torch.zeros_like(C)
         vectors = [C, guided - C]
-        for leg in at:
-            vectors.append(nothing if leg.R is None else C - leg.R)
-            vectors.append(nothing if leg.push is None else leg.push)
+        for each in at:
+            vectors.append(nothing if each.R is None else C - each.R)
+            vectors.append(nothing if each.added is None else each.added)
         flat = torch.stack([each.flatten(1) for each in vectors], dim=1).float()
         self._products.append(flat @ flat.mT)
         both = torch.stack((guided, C)).float().flatten(3)
@@ -238,7 +224,7 @@ class Recorder:
         self._statistics.append(torch.stack((mean[0] - mean[1], std[0] - std[1])))
         if C.ndim >= 4:
             unknown = torch.full_like(C[:1], float("nan"))
-            shown = [C[:1], guided[:1], *(unknown if leg.R is None else leg.R[:1] for leg in at)]
+            shown = [C[:1], guided[:1], *(unknown if p.R is None else p.R[:1] for p in at)]
             self._reduced.append(_reduced(torch.cat(shown)))
 
     def finish(self, latent: Tensor) -> None:
@@ -254,15 +240,16 @@ class Recorder:
         norm, push, *_ = norms = np.sqrt(np.diagonal(products, axis1=2, axis2=3)).transpose(2, 0, 1)
         with np.errstate(invalid="ignore", divide="ignore"):
             cosines = products.transpose(2, 3, 0, 1) / (norms[:, None] * norms[None])
-        legs = {}
-        for number, name in enumerate(LEGS):
+        pushes = {}
+        for number, name in enumerate(PUSHES):
             difference, pushed = 2 + 2 * number, 3 + 2 * number
             there = np.array([has[number] for has in self._has_difference])
             if there.any():
-                legs[name] = LegReadings(
-                    scale=self._by_sample([each[number] for each in self._scales], norm),
+                strengths = [each[number] for each in self._strengths]
+                pushes[name] = PushReadings(
+                    scale=self._by_sample([1.0 + each for each in strengths], norm),
                     difference=np.where(there[:, None], norms[difference], np.nan),
-                    push=norms[pushed],
+                    added=norms[pushed],
                     cosine=cosines[difference, 0],
                     parallel=cosines[pushed, 0] ** 2,
                     posterior=self._by_sample([each[number] for each in self._posteriors], norm),
@@ -273,18 +260,18 @@ class Recorder:
             sigma=self._by_sample(self._sigmas, norm),
             norm=norm,
             push=push,
-            legs=legs,
+            pushes=pushes,
             cosine=cosines[2, 4],
             mean_shift=mean_shift,
             std_shift=std_shift,
-            thumbnails=self._thumbnails(list(legs)),
+            thumbnails=self._thumbnails(list(pushes)),
             marks=marks,
             numbers=numbers,
         )
         self._probe.keep(record)
 
     @staticmethod
-    def _by_sample(values: Sequence[Scale | None], like: np.ndarray) -> np.ndarray:
+    def _by_sample(values: Sequence[float | Tensor | None], like: np.ndarray) -> np.ndarray:
         """Numbers, or tensors ``[batch]``, of each call as an array of the shape of ``like``."""
         rows = [
             value.cpu().double().numpy() if isinstance(value, torch.Tensor) else value
@@ -296,14 +283,14 @@ class Recorder:
                 row[:] = value
         return out
 
-    def _thumbnails(self, legs: list[str]) -> Thumbnails | None:
+    def _thumbnails(self, pushes: list[str]) -> Thumbnails | None:
         if not self._reduced:
             return None
         last = len(self._reduced) - 1
         calls = sorted({round(last * i / (_THUMBNAILS - 1)) for i in range(_THUMBNAILS)})
         chosen = torch.stack([self._reduced[call] for call in calls], dim=1).cpu()
-        named = dict(zip(("C", "guided", *LEGS), chosen, strict=True))
-        latents = {name: named[name] for name in ("C", *legs, "guided")}
+        named = dict(zip(("C", "guided", *PUSHES), chosen, strict=True))
+        latents = {name: named[name] for name in ("C", *pushes, "guided")}
         return Thumbnails(calls, latents, self._latent_format)
 
 

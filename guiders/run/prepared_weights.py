@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary
 
-import comfy.model_management
-import comfy.utils
 import torch
-from comfy.model_patcher import LowVramPatch, ModelPatcher
 
+from .. import comfy
+from ..comfy import ModelPatcher, OffloadableLayer
 from ..models import differing_keys, same_numbers, same_objects
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Patches = tuple[Any, ...]
 
@@ -33,7 +29,7 @@ class PreparedWeights:
 
     def __init__(self, main: ModelPatcher) -> None:
         self.patcher = ModelPatcher(WeakWeights(), main.load_device, main.offload_device)
-        self._layers: dict[str, _Layer] = {}
+        self._layers: dict[str, OffloadableLayer] = {}
         self._sources: dict[str, _Source] = {}
 
     @property
@@ -51,11 +47,11 @@ class PreparedWeights:
             main: patcher of the main model, loaded and without injections.
             weak: patcher of the weak model, of the same base.
         """
-        maker: ModelPatcher | None = None
-        layers: dict[str, _Layer] = {}
+        patching: comfy.Patching | None = None
+        layers: dict[str, OffloadableLayer] = {}
         sources: dict[str, _Source] = {}
         for key in differing_keys(main, weak):
-            in_place = comfy.utils.get_attr(main.model, key)
+            in_place = comfy.value_of(main.model, key)
             if not isinstance(in_place, torch.nn.Parameter):
                 continue  # A buffer, which ComfyUI never patches.
             source = _Source.of(main, weak, key)
@@ -69,45 +65,31 @@ class PreparedWeights:
             if again and key in self._layers:
                 layer = self._layers[key]
             else:
-                comfy.model_management.throw_exception_if_processing_interrupted()
-                maker = maker or _maker(main, weak)
-                layer = _Layer(_patched_tensor(main, maker, key))
+                comfy.stop_if_cancelled()
+                patching = patching or comfy.Patching(main, weak)
+                layer = OffloadableLayer(patching.make(key))
             sources[key] = source
             if source.main_patches is None or not same_numbers(in_place, layer.weight):
                 layers[key] = layer
         self._keep(layers, sources)
 
-    def _keep(self, layers: dict[str, _Layer], sources: dict[str, _Source]) -> None:
+    def _keep(self, layers: dict[str, OffloadableLayer], sources: dict[str, _Source]) -> None:
         changed = layers != self._layers
         self._layers, self._sources = layers, sources
         if changed:
             # ComfyUI loads the others anew, with the new ones.
-            self.patcher.detach()
+            comfy.unload(self.patcher)
             self.patcher.model.hold(layers)
-            self.patcher.size = 0
 
 
 class WeakWeights(torch.nn.Module):
     """A model that is nothing but tensors; its name is what ComfyUI's log shows."""
 
-    def hold(self, layers: dict[str, _Layer]) -> None:
+    def hold(self, layers: dict[str, OffloadableLayer]) -> None:
         """Replace everything by these layers."""
         self._modules.clear()
         for key, layer in layers.items():
             self.add_module(key.replace(".", "/"), layer)
-
-
-class _Layer(torch.nn.Module):
-    """One tensor. As one of ComfyUI's own layers it may stay offloaded while others are loaded."""
-
-    comfy_cast_weights = False
-    bias = None
-
-    def __init__(self, weight: torch.nn.Parameter) -> None:
-        super().__init__()
-        self.weight = weight
-        self.weight_function: list[Any] = []
-        self.bias_function: list[Any] = []
 
 
 @dataclass(frozen=True)
@@ -131,15 +113,17 @@ class _Source:
 
     @classmethod
     def of(cls, main: ModelPatcher, weak: ModelPatcher, key: str) -> _Source:
-        layer, name = layer_of(main.model, key)
+        layer, name = comfy.layer_of(main.model, key)
         weight = getattr(layer, name)
         return cls(
-            patches=tuple(weak.patches.get(key, ())),
+            patches=tuple(comfy.patches_of(weak).get(key, ())),
             layer=weakref.ref(layer),
             dtype=weight.dtype,
             shape=weight.shape,
             main_patches=(
-                None if patched_on_the_fly(layer, name) else tuple(main.patches.get(key, ()))
+                None
+                if comfy.patched_on_the_fly(layer, name)
+                else tuple(comfy.patches_of(main).get(key, ()))
             ),
         )
 
@@ -164,56 +148,10 @@ _prepared: WeakKeyDictionary[ModelPatcher, PreparedWeights] = WeakKeyDictionary(
 def prepared_weights(main: ModelPatcher, weak: ModelPatcher) -> PreparedWeights:
     """The tensors that are kept for a weak model: none at first, gone when it is gone.
 
-    They belong to the weak model and not to the leg, because a guider is made anew whenever the
+    They belong to the weak model and not to the push, because a guider is made anew whenever the
     artist edits the prompt.
     """
     known = _prepared.get(weak)
     if known is None or known.patcher.load_device != main.load_device:
         known = _prepared[weak] = PreparedWeights(main)
     return known
-
-
-def layer_of(model: torch.nn.Module, key: str) -> tuple[torch.nn.Module, str]:
-    """The module that has a weight, and the weight's name in it."""
-    module_name, _, name = key.rpartition(".")
-    return (comfy.utils.get_attr(model, module_name) if module_name else model), name
-
-
-def patched_on_the_fly(layer: torch.nn.Module, name: str) -> bool:
-    """Whether ComfyUI patches this weight at each use: where it is offloaded, or loaded late."""
-    functions = [*getattr(layer, f"{name}_function", ())]
-    functions.append(getattr(layer, f"{name}_lowvram_function", None))
-    return any(isinstance(function, LowVramPatch) for function in functions)
-
-
-def disown_pinned_weights(patcher: ModelPatcher) -> None:
-    """A clone shares the record of pinned weights, and would unpin them for all when it goes."""
-    patcher.pinned = set()
-
-
-def _maker(main: ModelPatcher, weak: ModelPatcher) -> ModelPatcher:
-    """A patcher that patches the shared model's weights as those of the weak model."""
-    maker = main.clone()
-    maker.patches = weak.patches
-    # It would keep a copy of each weight that has no backup yet.
-    maker.backup = dict.fromkeys(weak.patches)
-    maker.weight_inplace_update = False
-    disown_pinned_weights(maker)
-    return maker
-
-
-def _patched_tensor(main: ModelPatcher, maker: ModelPatcher, key: str) -> torch.nn.Parameter:
-    """Let ``maker`` patch one weight of the shared model, take the result and put all back."""
-    in_place = comfy.utils.get_attr(main.model, key)
-    base = main.backup[key].weight if key in main.backup else in_place
-    try:
-        # A parameter of its own, for ComfyUI moves parameters by changing what they hold.
-        comfy.utils.set_attr_param(main.model, key, base)
-        maker.patch_weight_to_device(key, device_to=main.load_device)
-        made: Tensor = comfy.utils.get_attr(main.model, key)
-    finally:
-        comfy.utils.set_attr(main.model, key, in_place)
-    kept = made.to(main.offload_device)
-    if isinstance(kept, torch.nn.Parameter):
-        return kept
-    return torch.nn.Parameter(kept, requires_grad=False)

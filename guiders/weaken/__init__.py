@@ -1,1 +1,15 @@
-"""Bad versions are made here, of a model or of a prompt."""
+"""Bad versions are made here, of a model or of a prompt.
+
+network         what networks are like: one table of all architectures
+blocks          the language in which an artist names blocks
+passes          the mechanism of a worse pass of the same network
+skipping        blocks left out
+attention       weakened self-attention
+tokens          the image's tokens in another order
+dropout         dropped activations
+perturbations   the formulas of these
+weights         weaker weights
+prompts         weaker prompts
+degradations    the formulas of these two
+auto            what is chosen where an artist leaves the choice open
+"""

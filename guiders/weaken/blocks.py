@@ -1,4 +1,4 @@
-"""The blocks of a network, and the small language in which an artist names them.
+"""The small language in which an artist names the blocks of a network.
 
 One language serves U-Nets and transformers: ``middle``, ``input 4-6``, ``double 7-9, single 20``. A
 bare number goes on with the name before it (``7, 8, 9``), ``all`` and ``auto`` are names too, and
@@ -10,147 +10,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-from torch import nn
 
 from ..errors import GuidanceError, bad_input
-from ..models import name_of
-
-if TYPE_CHECKING:
-    from comfy.model_patcher import ModelPatcher
+from .network import Block, Network, group_name
 
 _ITEM = re.compile(
     r"(?P<name>[a-z]+(?:[_\s]+[a-z]+)*)?\s*(?:(?P<first>\d{1,6})(?:\s*-\s*(?P<last>\d{1,6}))?)?"
     r"(?:\s*\.\s*(?P<part>\d{1,6})(?:\s*-\s*(?P<last_part>\d{1,6}))?)?"
 )
 
-# The lists that most of a transformer's depth may sit in, by their name without "_blocks".
-_MAIN_GROUPS = ("double", "joint", "transformer", "block", "layer")
-
 # Among the blocks with attention only: the shorthand of the perturbed-attention nodes.
 _ORDINALS = {"d": "input", "m": "middle", "u": "output"}
-
-
-@dataclass(frozen=True)
-class Block:
-    """One block of a network.
-
-    Attributes:
-        group: the list that it is in, as an artist calls it: ``input``, ``double``, …
-        index: its place in that list, from 0.
-        path: of its module below the diffusion model; "" for the network as a whole.
-        part: for one transformer inside a block of a U-Net, its place in there.
-        point: key of ComfyUI's patch point around it, for transformers that have one.
-    """
-
-    group: str
-    index: int
-    path: str
-    part: int | None = None
-    point: tuple[str, int] | None = None
-
-    def __str__(self) -> str:
-        name = self.group if self.group == "middle" else f"{self.group} {self.index}"
-        return name if self.part is None else f"{name}.{self.part}"
-
-
-class Network:
-    """A diffusion model as the list of its blocks.
-
-    Args:
-        module: ComfyUI's ``diffusion_model`` of any architecture.
-        name: of the architecture, for messages; by default that of the module's class.
-
-    Attributes:
-        groups: blocks by name of their list, in the order in which the network has them.
-        main: name of the list with most of a transformer's depth; "" for U-Nets.
-    """
-
-    def __init__(self, module: nn.Module, name: str | None = None) -> None:
-        self.module = module
-        self.name = name or type(module).__name__
-        self.is_unet = hasattr(module, "input_blocks") and hasattr(module, "output_blocks")
-        self.main = ""
-        groups = self._unet_groups() if self.is_unet else self._transformer_groups()
-        self.groups = groups or {"network": [Block("network", 0, "")]}
-
-    @classmethod
-    def of(cls, model: ModelPatcher) -> Network:
-        """The network that a patcher runs."""
-        return cls(model.get_model_object("diffusion_model"), name_of(model))
-
-    @property
-    def blocks(self) -> list[Block]:
-        """All blocks; the network as a whole is the only one where no lists of them are found."""
-        return [block for group in self.groups.values() for block in group]
-
-    def module_of(self, block: Block) -> nn.Module:
-        """The module of a block."""
-        return self.module.get_submodule(block.path)
-
-    def transformers(self, block: Block) -> list[Block]:
-        """The single transformers inside a block of a U-Net; none for anything else."""
-        if not self.is_unet:
-            return []
-        if block.part is not None:
-            return [block]
-        return [
-            Block(block.group, block.index, f"{block.path}.{name}", int(name.rsplit(".", 1)[1]))
-            for name, module in self.module_of(block).named_modules()
-            # A video model's other ones, which mix its frames, go by the name "time_stack".
-            if hasattr(module, "attn1") and name.split(".")[-2:-1] == ["transformer_blocks"]
-        ]
-
-    def weight_keys(self, model: ModelPatcher, blocks: Iterable[Block]) -> list[str]:
-        """Keys of all weights inside ``blocks``, as ``ModelPatcher.add_patches`` takes them."""
-        prefixes = tuple(
-            f"diffusion_model.{block.path}." if block.path else "diffusion_model."
-            for block in blocks
-        )
-        return [key for key in model.model.state_dict() if key.startswith(prefixes)]
-
-    def depth(self, start: float, end: float) -> list[Block]:
-        """Blocks of the main list between two shares of its depth, one at least."""
-        blocks = self.groups.get(self.main, [])
-        first = min(round(start * len(blocks)), len(blocks) - 1)
-        return blocks[first : max(first + 1, round(end * len(blocks)))]
-
-    def _unet_groups(self) -> dict[str, list[Block]]:
-        def listed(group: str) -> list[Block]:
-            count = len(getattr(self.module, f"{group}_blocks"))
-            return [Block(group, i, f"{group}_blocks.{i}") for i in range(count)]
-
-        # Some distilled ones have no middle.
-        has_middle = getattr(self.module, "middle_block", None) is not None
-        middle = {"middle": [Block("middle", 0, "middle_block")]} if has_middle else {}
-        return {"input": listed("input"), **middle, "output": listed("output")}
-
-    def _transformer_groups(self) -> dict[str, list[Block]]:
-        paths = [
-            path
-            for path, module in self.module.named_modules()
-            if isinstance(module, nn.ModuleList | nn.ModuleDict) and _are_blocks(module)
-        ]
-        # Lists inside of blocks are parts of these, not blocks.
-        outermost = min((path.count(".") for path in paths), default=0)
-        lists: dict[str, str] = {}
-        for path in (path for path in paths if path.count(".") == outermost):
-            name = _group_name(path.rsplit(".", 1)[-1])
-            lists[path.lower() if name in lists else name] = path
-        lengths = {group: len(self.module.get_submodule(path)) for group, path in lists.items()}
-        known = [name for name in _MAIN_GROUPS if name in lengths]
-        self.main = known[0] if known else max(lengths, key=lengths.__getitem__, default="")
-        points = {self.main: "double_block", "single": "single_block"}
-        groups: dict[str, list[Block]] = {}
-        for group, path in lists.items():
-            point = points.get(group)
-            groups[group] = [
-                Block(group, i, f"{path}.{name}", point=None if point is None else (point, i))
-                for i, (name, _) in enumerate(self.module.get_submodule(path).named_children())
-            ]
-        return groups
 
 
 def choose(
@@ -165,7 +35,7 @@ def choose(
 
     Args:
         node: display name of the node that has the input ``blocks``.
-        network: the network of the plugged-in model.
+        network: the network of the connected model.
         text: what the artist typed.
         auto: what ``auto`` stands for.
         fits: whether a block can be weakened in the way that the node does.
@@ -252,7 +122,7 @@ class _Reader:
         return groups[self._group]
 
     def _group_of(self, name: str) -> str:
-        plain = _group_name(name.rstrip("s")) if name not in self._network.groups else name
+        plain = group_name(name.rstrip("s")) if name not in self._network.groups else name
         # What ComfyUI's own nodes call the main blocks of any transformer.
         if plain == "double" and plain not in self._network.groups:
             return self._network.main
@@ -282,17 +152,3 @@ def summary(blocks: Iterable[Block]) -> str:
         else:
             runs.append([block])
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1].index}" for run in runs)
-
-
-def _group_name(attribute: str) -> str:
-    """What an artist calls a list of modules: ``double`` for ``double_blocks``."""
-    name = re.sub(r"(_stream)?_(block|layer)s?$", "", attribute.lower())
-    return name.rstrip("s") if name in ("blocks", "layers") else name
-
-
-def _are_blocks(modules: nn.ModuleList | nn.ModuleDict) -> bool:
-    """Tell a list of blocks from a list of small projections."""
-    children = list(modules.children())
-    return bool(children) and all(
-        sum(p.ndim >= 2 for p in child.parameters()) >= 2 for child in children
-    )

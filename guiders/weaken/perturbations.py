@@ -1,8 +1,8 @@
 """What makes a pass of a network worse: weakened attention, shuffled tokens, dropped activations.
 
 Pure functions. Queries, keys and values are ``[batch, heads, tokens, width]``; the tokens of the
-picture are ``span`` of them, in the order of ``grid``: frames, rows, columns. What else is in the
-sequence (text, reference pictures) is never weakened.
+image are ``span`` of them, in the order of ``grid``: frames, rows, columns. What else is in the
+sequence (text, reference images) is never weakened.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ Grid = tuple[int, int, int]
 def identity_attention(
     q: Tensor, k: Tensor, v: Tensor, span: slice, mask: Tensor | None, attend: Attend
 ) -> Tensor:
-    """Attention in which a token of the picture sees no other one: perturbed attention.
+    """Attention in which a token of the image sees no other one: perturbed attention.
 
-    Where picture and text share one sequence, it still sees the text. Without other tokens the
-    result is ``v``: the attention matrix of the picture is the identity (Ahn et al. 2024, arXiv
+    Where image and text share one sequence, it still sees the text. Without other tokens the
+    result is ``v``: the attention matrix of the image is the identity (Ahn et al. 2024, arXiv
     2403.17377, section 4).
 
     Args:
         q, k, v: of one length.
-        span: which tokens are the picture's.
+        span: which tokens are the image's.
         mask: additive, broadcastable to ``[batch, heads, tokens, tokens]``.
-        attend: unweakened attention, for the tokens that are not the picture's.
+        attend: unweakened attention, for the tokens that are not the image's.
     """
     others = _others(span, q.shape[2], q.device)
     if len(others) == 0:
@@ -40,9 +40,9 @@ def identity_attention(
     rows = torch.arange(span.start, span.stop, device=q.device)
     out[:, :, others] = attend(q[:, :, others], k, v, _cut(mask, others, None))
     # Scaled first, since products of long vectors are more than half precision holds.
-    picture = q[:, :, span] * q.shape[-1] ** -0.5
-    seen = picture @ k[:, :, others].transpose(-1, -2)
-    itself = (picture * k[:, :, span]).sum(-1, keepdim=True)
+    image = q[:, :, span] * q.shape[-1] ** -0.5
+    seen = image @ k[:, :, others].transpose(-1, -2)
+    itself = (image * k[:, :, span]).sum(-1, keepdim=True)
     if mask is not None:
         seen = seen + _cut(mask, rows, others)
         itself = itself + _diagonal(mask, rows)
@@ -62,11 +62,11 @@ def blurred_attention(
     mask: Tensor | None,
     attend: Attend,
 ) -> Tensor:
-    """Attention with queries blurred over the picture: smoothed energy guidance.
+    """Attention with queries blurred over the image: smoothed energy guidance.
 
     Blurring the queries blurs the attention weights before their softmax (Hong 2024, arXiv
     2408.00760, section 4). The Gaussian has a standard deviation of ``s/(1 − s)/4`` sides of the
-    picture, in each frame; at ``strength`` 1 every query is the mean of its frame's.
+    image, in each frame; at ``strength`` 1 every query is the mean of its frame's.
     """
     frames, rows, columns = grid
     batch, heads, _, width = q.shape
@@ -98,11 +98,11 @@ def windowed_attention(
     mask: Tensor | None,
     attend: Attend,
 ) -> Tensor:
-    """Attention in which a token of the picture sees only its neighbourhood, in all frames.
+    """Attention in which a token of the image sees only its neighbourhood, in all frames.
 
-    The window is centred on the token and reaches ``(1 − strength)/2`` of the picture's rows and
+    The window is centred on the token and reaches ``(1 − strength)/2`` of the image's rows and
     columns to each side; at ``strength`` 1 a token sees its own place alone. A receptive field cut
-    to a sliding window is the weak model of Kaiser et al. 2024, arXiv 2411.10257. Picture tokens
+    to a sliding window is the weak model of Kaiser et al. 2024, arXiv 2411.10257. Image tokens
     are taken in strips of rows, so that no mask of the whole attention matrix is ever made.
     """
     frames, rows, columns = grid
@@ -134,14 +134,14 @@ def windowed_attention(
 
 
 def shuffle_tokens(x: Tensor, span: slice, share: float, generator: torch.Generator) -> Tensor:
-    """Put a share of the picture's tokens in another order, the same for the whole batch.
+    """Put a share of the image's tokens in another order, the same for the whole batch.
 
     A permutation keeps the norm and the statistics of the tokens (Rajabi et al. 2025, arXiv
     2506.10036, section 3).
 
     Args:
         x: tokens ``[batch, tokens, width]``.
-        span: which of them are the picture's.
+        span: which of them are the image's.
         share: of these, how many change places among themselves, 0 to 1; two at least.
         generator: of a CPU, so that one seed gives the same order on any device.
     """
@@ -157,7 +157,7 @@ def shuffle_tokens(x: Tensor, span: slice, share: float, generator: torch.Genera
 def drop_activations(x: Tensor, rate: float, generator: torch.Generator) -> Tensor:
     """Set a share of the activations to zero, and scale the others by ``1/(1 − rate)``.
 
-    The mask is one for the whole batch, so that a picture does not depend on what it is batched
+    The mask is one for the whole batch, so that an image does not depend on what it is batched
     with. Dropout is the corruption of Karras et al. 2024, arXiv 2406.02507, section 4.
     """
     kept = torch.empty(x.shape[1:], dtype=x.dtype, device=x.device)

@@ -9,24 +9,22 @@ hooks and in model merges.
 from __future__ import annotations
 
 import math
-import uuid
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-import comfy.lora
-import comfy.model_management
-import comfy.model_patcher
 import torch
-from comfy.weight_adapter import WeightAdapterBase
 
+from .. import comfy
+from ..comfy import WeightAdapterBase
 from ..errors import bad_input
 from ..models import differing_keys, name_of
 from . import degradations
 from .perturbations import generator_for
 
 if TYPE_CHECKING:
-    from comfy.model_patcher import ModelPatcher
     from torch import Tensor
+
+    from ..comfy import ModelPatcher
 
 # From a weight and its key to the weaker weight: a new tensor of the same shape and dtype.
 Degrade = Callable[["Tensor", str], "Tensor"]
@@ -103,7 +101,7 @@ def against_base(
         )
 
     def towards_base(W: Tensor, key: str) -> Tensor:
-        B = _patched_weight(base, key, W.device)
+        B = comfy.patched_weight(base, key, W.device)
         if B.shape != W.shape:
             raise bad_input(
                 node,
@@ -132,7 +130,8 @@ def without_loras(node: str, model: ModelPatcher, *, keep: float) -> ModelPatche
         GuidanceError: for a model without LoRAs, and for a ``keep`` that changes nothing.
     """
     _check_number(node, "keep", keep, neutral=1.0)
-    if not any(_is_lora(patch) for patches in model.patches.values() for patch in patches):
+    patches = comfy.patches_of(model)
+    if not any(_is_lora(patch) for of_weight in patches.values() for patch in of_weight):
         raise bad_input(
             node,
             "model",
@@ -143,15 +142,12 @@ def without_loras(node: str, model: ModelPatcher, *, keep: float) -> ModelPatche
     def scaled(patch: tuple[Any, ...]) -> tuple[Any, ...]:
         return (keep * patch[0], *patch[1:]) if _is_lora(patch) else patch
 
+    kept = {
+        key: [scaled(patch) for patch in of_weight if keep != 0.0 or not _is_lora(patch)]
+        for key, of_weight in patches.items()
+    }
     weak = model.clone()
-    for key, patches in model.patches.items():
-        kept = [scaled(patch) for patch in patches if keep != 0.0 or not _is_lora(patch)]
-        if kept:
-            weak.patches[key] = kept
-        else:
-            del weak.patches[key]
-    # By this ComfyUI sees that the weights in place are not those of this clone.
-    weak.patches_uuid = uuid.uuid4()
+    comfy.set_patches(weak, {key: of_weight for key, of_weight in kept.items() if of_weight})
     return weak
 
 
@@ -240,8 +236,7 @@ def _weights(model: ModelPatcher) -> dict[str, Tensor]:
 
     def is_weight(key: str, parameter: Tensor) -> bool:
         owner, _, name = key.rpartition(".")
-        layer = modules[owner]
-        scale = hasattr(layer, "convert_weight") and name not in ("weight", "bias")
+        scale = comfy.is_scale_of_quantised_layer(modules[owner], name)
         return _holds_real_numbers(parameter) and not scale
 
     modules = dict(model.model.named_modules())
@@ -301,8 +296,7 @@ def _check_fit(
             return f"{key} is missing"
         if base_weights[key].shape != weights[key].shape:
             return f"{key} is {_size(base_weights[key])} instead of {_size(weights[key])}"
-        _, _, convert = comfy.model_patcher.get_key_weight(base.model, key)
-        if convert is None and not base_weights[key].dtype.is_floating_point:
+        if comfy.is_packed(base, key):
             return f"{key} is packed in a way that only its own loader can read"
         return None
 
@@ -321,19 +315,6 @@ def _check_fit(
 
 def _size(weight: Tensor) -> str:
     return "×".join(map(str, weight.shape)) or "a single number"
-
-
-def _patched_weight(model: ModelPatcher, key: str, device: torch.device) -> Tensor:
-    """A weight with the patches of ``model``, in float32, whatever patches are in place now."""
-    weight, _, convert = comfy.model_patcher.get_key_weight(model.model, key)
-    if key in model.backup:
-        weight = model.backup[key].weight
-    elif key in model.hook_backup:
-        weight = model.hook_backup[key][0]
-    weight = comfy.model_management.cast_to_device(weight, device, torch.float32, copy=True)
-    if convert is not None:
-        weight = convert(weight, inplace=True)
-    return comfy.lora.calculate_weight(model.patches.get(key, []), weight.float(), key)
 
 
 def _is_lora(patch: tuple[Any, ...]) -> bool:

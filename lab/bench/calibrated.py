@@ -53,13 +53,13 @@ BAD_VERSIONS = (*WEAK_MODELS, *NEGATIVE_PROMPTS)
 
 @dataclass(frozen=True)
 class Reading:
-    """Pictures of all digits with one push.
+    """Images of all digits with one push.
 
     Attributes:
         right: share that is read as the digit asked for.
         distance: Fréchet distance to the real digits.
         trace: sigma and scale less 1 at each step, where a share has chosen the scale; the mean
-            over the pictures.
+            over the images.
     """
 
     right: float

@@ -168,8 +168,8 @@ class Bench:
 
     def guider(self, **inputs: Any) -> comfy.samplers.CFGGuider:
         """The pack's own guider for the main model."""
-        plugged = {"model": self.main, "positive": self.positive, "cfg": CFG, "weak_scale": SCALE}
-        return self.node("BadVersionGuider", **{**plugged, **inputs})
+        connected = {"model": self.main, "positive": self.positive, "cfg": CFG, "weak_scale": SCALE}
+        return self.node("BadVersionGuider", **{**connected, **inputs})
 
     def layers(self, blocks: Sequence[str]) -> list[nn.Module]:
         """Residual branches and transformers in some blocks: what is left out of a skipped one."""
@@ -404,7 +404,7 @@ def weak_prompt(bench: Bench) -> Report:
 
 
 def off(bench: Bench) -> Report:
-    """A weak model plugged in, at a scale of 1."""
+    """A weak model connected, at a scale of 1."""
     core_memory = bench.core_memory()
     guider = bench.guider(negative=bench.negative, weak_model=bench.base, weak_scale=1.0)
     core = core_guider(bench.main, bench.positive, bench.negative, CFG)
@@ -448,7 +448,7 @@ def _as_core(
 
 
 def arithmetic(bench: Bench) -> Report:
-    """Every shape and schedule on both pushes, at the latent of a picture of 512 x 512 pixels."""
+    """Every shape and schedule on both pushes, at the latent of an image of 512 x 512 pixels."""
     shapes = ()
     for node_id, inputs in (
         ("BadVersionProjectedShape", {"eta": 0.0, "norm_threshold": 15.0, "momentum": -0.5}),

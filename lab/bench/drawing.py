@@ -19,7 +19,7 @@ EMPTY = "none"
 
 
 class Drawing:
-    """The digit models, and pictures drawn with them.
+    """The digit models, and images drawn with them.
 
     Args:
         nodes: all node classes by node id.

@@ -1,4 +1,4 @@
-"""The two kinds of pictures that guidance is measured on."""
+"""The two kinds of images that guidance is measured on."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ SMALLER, EARLIER, BOTH = "smaller", "earlier", "smaller and earlier"
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of pictures: what is real, what draws them, and what is measured.
+    """A kind of images: what is real, what draws them, and what is measured.
 
     Attributes:
         name: of the kind, and of its autoencoder and classifier.
         classes: what its prompts say, without the empty one.
-        make_real: gives labelled pictures, [n, 64, 64, 3] and [n].
-        small: from pictures to few pixels.
+        make_real: gives labelled images, [n, 64, 64, 3] and [n].
+        small: from images to few pixels.
         main: file name of the main model.
         weak: file names of the bad versions.
-        fewer: how many pictures are drawn to choose a setting by.
+        fewer: how many images are drawn to choose a setting by.
         best: the bad version that savings, schedules and shapes are tried with.
         weakest: the bad version of least work.
         scales: what the ways to guide choose from.
-        credit: written wherever its pictures are shown.
+        credit: written wherever its images are shown.
     """
 
     name: str
@@ -60,12 +60,12 @@ class Kind:
 
     @cached_property
     def real(self) -> tuple[Tensor, Tensor]:
-        """Real pictures ``[n, 64, 64, 3]``, no two drawn alike, and their classes ``[n]``."""
+        """Real images ``[n, 64, 64, 3]``, no two drawn alike, and their classes ``[n]``."""
         return self.make_real()
 
     @cached_property
     def ruler(self) -> Ruler:
-        """Measures pictures of this kind."""
+        """Measures images of this kind."""
         return Ruler(self.real[0], load_judge(self._judge), self.small)
 
     @property
@@ -74,7 +74,7 @@ class Kind:
 
     @property
     def count(self) -> int:
-        """How many pictures are drawn in a run: at least as many as there are real ones."""
+        """How many images are drawn in a run: at least as many as there are real ones."""
         return -(-len(self.real[0]) // CLASSES) * CLASSES
 
     @property

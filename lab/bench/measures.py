@@ -1,4 +1,4 @@
-"""How close drawn pictures come to real ones: what the tables of pictures say."""
+"""How close drawn images come to real ones: what the tables of images say."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ NEIGHBOURS = 5
 
 @dataclass(frozen=True)
 class Outcome:
-    """What has become of the pictures of one run.
+    """What has become of the images of one run.
 
     Attributes:
         distance: Fréchet distance to the real ones, in the features of a classifier.
-        pixels: Fréchet distance to the real ones, in pixels of pictures made small.
+        pixels: Fréchet distance to the real ones, in pixels of images made small.
         precision: share that looks real (Kynkäänniemi et al. 2019, arXiv 1904.06991).
         recall: share of the real ones that looks drawn.
         density: how well the drawn ones lie among the real ones; 1 is like real ones.
@@ -45,12 +45,12 @@ class Outcome:
 
 
 class Ruler:
-    """Measures pictures against real ones.
+    """Measures images against real ones.
 
     Args:
-        real: pictures, [n, 64, 64, 3] in 0..1.
+        real: images, [n, 64, 64, 3] in 0..1.
         judge: a classifier.
-        small: from pictures to few pixels, [n, …] to [n, d].
+        small: from images to few pixels, [n, …] to [n, d].
     """
 
     def __init__(self, real: Tensor, judge: Judge, small: Callable[[Tensor], np.ndarray]) -> None:
@@ -67,9 +67,9 @@ class Ruler:
 
     @torch.inference_mode()
     def outcome(self, pictures: Tensor, labels: Tensor) -> Outcome:
-        """Measure pictures ``[n, 64, 64, 3]`` that were asked to be of these classes ``[n]``."""
+        """Measure images ``[n, 64, 64, 3]`` that were asked to be of these classes ``[n]``."""
         features = self.features(pictures)
-        with redirect_stdout(StringIO()):  # It tells how many pictures there are.
+        with redirect_stdout(StringIO()):  # It tells how many images there are.
             close = compute_prdc(self._features, features, NEIGHBOURS)
         read = self._judge.head(torch.from_numpy(features)).argmax(dim=1)
         return Outcome(
@@ -80,7 +80,7 @@ class Ruler:
         )
 
     def halves(self, seed: int = 0) -> tuple[float, float]:
-        """Both Fréchet distances between two halves of the real pictures."""
+        """Both Fréchet distances between two halves of the real images."""
         mixed = np.random.default_rng(seed).permutation(len(self._real))
         one, other = np.array_split(mixed, 2)
         distances = [
@@ -89,7 +89,7 @@ class Ruler:
         return distances[0], distances[1]
 
     def taken_for(self, labels: Tensor) -> list[int]:
-        """For each class the other one whose real pictures are nearest, by the features' means."""
+        """For each class the other one whose real images are nearest, by the features' means."""
         features = torch.from_numpy(self._features)
         means = torch.stack([features[labels == label].mean(dim=0) for label in labels.unique()])
         between = torch.cdist(means, means).fill_diagonal_(torch.inf)

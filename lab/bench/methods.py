@@ -1,6 +1,6 @@
-"""The ways to guide that are compared on pictures, each with the settings it may choose from.
+"""The ways to guide that are compared on images, each with the settings it may choose from.
 
-Every one of them is inputs of Bad-Version Guider and of the nodes that plug into it, so that an
+Every one of them is inputs of Bad-Version Guider and of the nodes that connect to it, so that an
 artist can set the same. Where a way has several settings, all of their combinations are tried.
 """
 
@@ -106,14 +106,14 @@ def _unguided() -> Inputs:
 def _away_from(
     prompt: Callable[[Studio, int], Conditioning], **parts: Callable[[Studio], Any]
 ) -> Callable[..., Inputs]:
-    """Away from a prompt for each class; ``parts`` plug into the guider."""
+    """Away from a prompt for each class; ``parts`` connect to the guider."""
 
     def inputs(cfg: float) -> Inputs:
         return lambda studio, label: {
             "negative": prompt(studio, label),
             "cfg": cfg,
             "weak_scale": 1.0,
-            **_plugged(studio, parts),
+            **_connected(studio, parts),
         }
 
     return inputs
@@ -145,7 +145,7 @@ def _weak(name: str, **parts: Callable[[Studio], Any]) -> Callable[..., Inputs]:
             "weak_model": studio.weak(name),
             "weak_scale": weak_scale,
             "weak_every": weak_every,
-            **_plugged(studio, parts),
+            **_connected(studio, parts),
         }
 
     return inputs
@@ -191,13 +191,13 @@ def _both(name: str) -> Callable[..., Inputs]:
 
 
 def _weakened(node_id: str, **parts: Callable[[Studio], Any]) -> Callable[..., Inputs]:
-    """Away from the main model as a Weaken node makes it; ``parts`` plug into the guider."""
+    """Away from the main model as a Weaken node makes it; ``parts`` connect to the guider."""
 
     def inputs(weak_scale: float, **strength: Any) -> Inputs:
         return lambda studio, label: {
             "weak_model": studio.weakened(node_id, **strength),
             "weak_scale": weak_scale,
-            **_plugged(studio, parts),
+            **_connected(studio, parts),
         }
 
     return inputs
@@ -216,7 +216,7 @@ def _weakened_prompt(weak_scale: float, amount: float, mode: str) -> Inputs:
     }
 
 
-def _plugged(studio: Studio, parts: Mapping[str, Callable[[Studio], Any]]) -> dict[str, Any]:
+def _connected(studio: Studio, parts: Mapping[str, Callable[[Studio], Any]]) -> dict[str, Any]:
     return {name: make(studio) for name, make in parts.items()}
 
 
@@ -258,7 +258,7 @@ def _one_checkpoint(scales: Scales) -> Iterator[Method]:
 
 
 def methods(weak: Iterable[str], best: str, weakest: str, scales: Scales) -> list[Method]:
-    """All ways for one kind of pictures.
+    """All ways for one kind of images.
 
     Args:
         weak: names of its bad versions.

@@ -53,13 +53,13 @@ SCALES = {
     DYNAMIC: (4.0, 6.0, 10.0),
 }
 # One digit in ten is the one to go. The offset was chosen with other noise than that of the bench.
-# It is greater than the node's, which is for prompts that may have nothing to do with a picture.
+# It is greater than the node's, which is for prompts that may have nothing to do with an image.
 DYNAMIC_SETTINGS = {"prior": 0.1, "offset": 0.5}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What has become of the pictures of one run.
+    """What has become of the images of one run.
 
     Attributes:
         remaining: share of them that is read as the digit that was to go.
@@ -148,7 +148,7 @@ def pushes(way: str, drawing: Drawing) -> dict[str, Any]:
 
 
 def outcome(pictures: Tensor, digit: int) -> Outcome:
-    """Read pictures [n, 64, 64, 3] from which a digit was to be removed."""
+    """Read images [n, 64, 64, 3] from which a digit was to be removed."""
     counts = np.bincount(read_digits(pictures), minlength=10)
     others = np.delete(counts, digit)
     return Outcome(
@@ -181,7 +181,7 @@ def at_remaining(curve: Sequence[Outcome], share: float = REMAINING) -> Outcome 
     """
     for before, after in itertools.pairwise(curve):
         if before.remaining > share >= after.remaining:
-            # A share of nothing has no logarithm; half a picture of a thousand stands for it.
+            # A share of nothing has no logarithm; half an image of a thousand stands for it.
             top, middle, end = (
                 math.log(max(each, 5e-4)) for each in (before.remaining, share, after.remaining)
             )

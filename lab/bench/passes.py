@@ -31,7 +31,7 @@ class ModelPass:
         start: when, by the clock of ``perf_counter``.
         seconds: how long.
         processor: how long processors worked on it, all of them together.
-        rows: conditionings times pictures, which is the length of the batch.
+        rows: conditionings times images, which is the length of the batch.
         weak: whether it was a pass of what :func:`marked` has returned.
         layers: the part of ``processor`` that went into the layers asked for.
     """

@@ -1,10 +1,10 @@
-"""Compare ways to guide on drawn pictures: all of them at all settings, then each at its best.
+"""Compare ways to guide on drawn images: all of them at all settings, then each at its best.
 
     make lab RUN="bench.pictures digits"
 
 Every way draws the same classes from the same noise. Its setting is chosen by the Fréchet distance
-in the classifier's features, on noise of one seed and fewer pictures; what is reported is measured
-afterwards on three other seeds, with at least as many pictures as there are real ones.
+in the classifier's features, on noise of one seed and fewer images; what is reported is measured
+afterwards on three other seeds, with at least as many images as there are real ones.
 
 Written as it goes on to build/bench, from where an interrupted run continues.
 """
@@ -77,13 +77,13 @@ def most_promising(rows: Iterable[Row]) -> Row:
 
 @dataclass(frozen=True)
 class Report:
-    """What was measured on one kind of pictures.
+    """What was measured on one kind of images.
 
     Attributes:
         kind: name of the kind.
         rows: one for each way.
-        halves: Fréchet distances between two halves of the real pictures, features and pixels.
-        real: how many real pictures there are.
+        halves: Fréchet distances between two halves of the real images, features and pixels.
+        real: how many real images there are.
         count: how many were drawn in each reported run.
         fewer: how many in those by which settings were chosen.
     """
@@ -111,7 +111,7 @@ class Run:
     Attributes:
         way: its name.
         setting: inputs of its own.
-        count: how many pictures are drawn.
+        count: how many images are drawn.
         seed: of their noise; None where nothing is drawn but the work of a step is counted.
         chooses: whether it only helps to choose the setting.
     """
@@ -130,7 +130,7 @@ class Run:
         if self.seed is None:
             what = "passes"
         else:
-            what = f"seed {self.seed}" + ("" if self.chooses else f"; {self.count} pictures")
+            what = f"seed {self.seed}" + ("" if self.chooses else f"; {self.count} images")
         return f"{self.way}; {words(self.setting)}; {what}"
 
 
@@ -139,7 +139,7 @@ Runner = Callable[[Records, Sequence[Run]], None]
 
 
 def measure(kind: Any, records: Records, ways: Sequence[Any], make: Runner) -> Report:
-    """Measure all ways on one kind of pictures.
+    """Measure all ways on one kind of images.
 
     Args:
         kind: of ``kinds``.
@@ -181,7 +181,7 @@ def measure(kind: Any, records: Records, ways: Sequence[Any], make: Runner) -> R
 
 @dataclass(frozen=True)
 class Bench:
-    """What one kind of pictures is measured with; ComfyUI has been started.
+    """What one kind of images is measured with; ComfyUI has been started.
 
     Attributes:
         kind: of ``kinds``.

@@ -1,4 +1,4 @@
-"""Plots of the ways to guide on pictures, and a sheet of what they draw."""
+"""Plots of the ways to guide on images, and a sheet of what they draw."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ LOOKS = {
 }
 # Times the distance without guidance: what the plots have room for.
 MOST_OF_SCALES, MOST_OF_COST = 1.7, 1.3
-# On the sheet: pictures of each class, and the size at which the longest name fits.
+# On the sheet: images of each class, and the size at which the longest name fits.
 EACH, NAME = 2, 18
 
 
@@ -164,7 +164,7 @@ def draw_shown(report: Report, bench: Bench) -> Image.Image:
 
     Args:
         report: with the settings.
-        bench: of the same kind of pictures.
+        bench: of the same kind of images.
     """
     kind, rows = bench.kind, []
     for row in shown(report):

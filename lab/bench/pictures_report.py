@@ -1,4 +1,4 @@
-"""What the comparison on drawn pictures says, as a section of docs/results.md."""
+"""What the comparison on drawn images says, as a section of docs/results.md."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from .pictures import CHOOSING_SEED, SEEDS, Report, Row, most_promising
 from .tables import Target, listing, mean_sd
 
 GROUPS = (REFERENCE, WEAK, ONE, ONE_SHAPED, CHEAP, BOTH, SHAPED)
-# Of the main model's distance, how often that between two halves of the real pictures.
+# Of the main model's distance, how often that between two halves of the real images.
 UNDERFITTING = 5.0
 # What a step may cost that is called cheap, in passes.
 CHEAP_PASSES = 1.25
 
 
 def section(report: Report, pictures: str, credit: str = "") -> str:
-    """The tables and plots of one kind of pictures, in Markdown.
+    """The tables and plots of one kind of images, in Markdown.
 
     Args:
         pictures: folder of the plots, from the page.
-        credit: of what the pictures show.
+        credit: of what the images show.
     """
     parts = [_intro(report), _plots(report, pictures)]
     if credit:
@@ -51,7 +51,7 @@ def section(report: Report, pictures: str, credit: str = "") -> str:
 
 
 def summary(reports: Sequence[Report]) -> str:
-    """The plain ways, on all kinds of pictures: the table that the README has as well."""
+    """The plain ways, on all kinds of images: the table that the README has as well."""
     first, *_ = reports
     plain = [row.name for row in first.rows if row.group in (REFERENCE, WEAK, BOTH)]
     ways = [*plain, SKIPPING, LOW_RANK]
@@ -109,14 +109,14 @@ def _intro(report: Report) -> str:
         for measure, half in zip(("distance", "pixels"), report.halves, strict=True)
     )
     return (
-        f"Each run draws {report.count:,} pictures from the same noise, measured against "
+        f"Each run makes {report.count:,} images from the same noise, measured against "
         f"{report.real:,} real ones. Figures are means of the seeds {listing(SEEDS)} ± one "
-        f"standard deviation; the setting of each way was chosen on seed {CHOOSING_SEED} with "
-        f"{report.fewer} pictures, by the distance, and so was which of some ways is called the "
-        f"best. Two halves of the real pictures are {report.halves[0]:.3f} apart, in pixels "
-        f"{report.halves[1]:.4f}; the main model without guidance is at {features:.1f} and "
-        f"{pixels:.1f} times that. A half has fewer pictures than a run, which makes the distance "
-        "of halves greater by itself; so less than once can be."
+        f"standard deviation. The setting of each way was chosen by the distance on seed "
+        f"{CHOOSING_SEED} with {report.fewer} images; so was the best of several ways. Two halves "
+        f"of the real images are {report.halves[0]:.3f} apart, in pixels {report.halves[1]:.4f}; "
+        f"the main model without guidance is at {features:.1f} and {pixels:.1f} times that. A half "
+        "has fewer images than a run, which by itself makes the distance of halves greater, so "
+        "less than 1 time is possible."
     )
 
 
@@ -133,14 +133,14 @@ def _plots(report: Report, pictures: str) -> str:
     return "\n\n".join(
         f"![{alt}]({pictures}/{kind}_{name}.{ending})"
         for alt, name, ending in (
-            (f"{kind}: what each way draws", "sheet", "jpg"),
+            (f"{kind}: what each way makes", "sheet", "jpg"),
             (f"{kind}: distance over scale, and over passes", "plots", "png"),
         )
     )
 
 
 def targets(report: Report) -> list[Target]:
-    """What the project set out to reach on pictures, and whether this kind reaches it."""
+    """What the project set out to reach on images, and whether this kind reaches it."""
     unguided, free, interval = (report.row(name) for name in (UNGUIDED, CLASSIFIER_FREE, INTERVAL))
     weak = report.best(WEAK)
     one, shaped = report.best(ONE), report.best(ONE_SHAPED)
@@ -149,16 +149,23 @@ def targets(report: Report) -> list[Target]:
         row for row in report.rows if row.name.startswith((f"{CLASSIFIER_FREE},", INTERVAL))
     )
     covered = weak.mean("coverage") >= unguided.mean("coverage")
-    coverage = f"coverage {weak.mean('coverage'):.2f}, unguided {unguided.mean('coverage'):.2f}"
+    coverage = (
+        f"coverage {weak.mean('coverage'):.2f}, without guidance {unguided.mean('coverage'):.2f}"
+    )
     return [
         _at_most("best weak checkpoint over classifier-free", weak, free, 0.60),
         _at_most("best weak checkpoint over interval", weak, interval, 0.80),
-        Target("coverage of the best weak checkpoint, at least the unguided", coverage, covered),
+        Target(
+            "coverage of the best weak checkpoint, at least that without guidance",
+            coverage,
+            covered,
+        ),
         _at_most("one checkpoint over classifier-free", one, free, 0.80),
         _at_most("the same, both with a schedule or a shape", shaped, free_shaped, 0.80),
         _cheap(report, unguided),
         Target(
-            f"the main model unguided, at least {UNDERFITTING:g} times two halves of the real",
+            f"the main model without guidance, at least {UNDERFITTING:g} times two halves of the "
+            "real",
             f"{unguided.mean('distance') / report.halves[0]:.1f} times",
             unguided.mean("distance") >= UNDERFITTING * report.halves[0],
         ),
@@ -185,7 +192,10 @@ def _cheap(report: Report, unguided: Row) -> Target:
     cheap = [
         row for row in report.rows if row.group in (WEAK, CHEAP) and row.passes <= CHEAP_PASSES
     ]
-    what = f"gain at {CHEAP_PASSES:g} passes a step, at least 90 % of that of the best weak one"
+    what = (
+        f"gain at {CHEAP_PASSES:g} passes a step, at least 90 % of the gain of the best weak "
+        "checkpoint"
+    )
     if not cheap:
         return Target(what, "no way is so cheap", False)
     best = most_promising(cheap)
@@ -194,5 +204,5 @@ def _cheap(report: Report, unguided: Row) -> Target:
 
 
 def gain(row: Row, unguided: Row) -> float:
-    """How much nearer to the real pictures a way comes than no guidance."""
+    """How much nearer to the real images a way comes than no guidance."""
     return unguided.mean("distance") - row.mean("distance")

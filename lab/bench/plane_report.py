@@ -70,7 +70,7 @@ def targets(results: Results) -> list[Target]:
     wanted = {
         "ratio": "at every share of outliers that classifier-free guidance reaches, the bad "
         f"version loses at most {HALF:g} times as much coverage",
-        "fewer": "at equal coverage, the bad version has the fewer outliers",
+        "fewer": "at equal coverage, the bad version has fewer outliers",
     }
     found = []
     for name, what in wanted.items():
@@ -95,22 +95,23 @@ def section(results: Results, pictures: str) -> str:
 ## Two dimensions
 
 The world of *Guidance Playground*: a tree of thin branches, whose density is known in closed
-form, and small models of it, trained as in the paper's example. The bad version has had less
+form, and small models of it, trained as in the paper's example. The bad version has less
 capacity, less training, or less of both. Every run draws {POINTS} points of the tree.
 
-- *Outliers* lie where the truth is thinner than at 99 % of its own points. *Coverage* is the share
-  of the tree's area that has a point nearby; it is about 1 for true points.
+- *Outliers* lie where the true density is lower than at 99 % of the true points. *Coverage* is
+  the share of the tree's area with a point nearby; it is about 1 for true points.
 - *W₁* is Wasserstein's distance to true points, by the exact best pairing, {PAIRED} at a time.
-  *KL* is KL(truth ‖ points) in nats, estimated from nearest neighbours: large where a part of the
-  truth is missing. By chance neither is 0 for true points, as the last row of the table shows.
-- *Passes* are those through a model, for each one without guidance. In brackets, a pass of the bad
-  version counts by its number of weights.
-- The sweeps and the rules were set before this run, after a trial with another seed. The scale of
-  each way is the one of least KL with the seeds {listing(TUNING)}. So is the interval: sigma from
-  {high:g} down to {low:g}, out of {len(INTERVALS)}. All figures are of other seeds, {reported},
-  as mean ± standard deviation.
-- KL decides, because W₁ counts how far points lie from where they belong. Outliers lie close to a
-  branch, and hardly count in that.
+  *KL* is KL(truth ‖ points) in nats, estimated from nearest neighbours: it is large where a part
+  of the truth is missing. By chance neither is 0 for true points, as the last row of the table
+  shows.
+- *Passes* are passes through a model, for each one without guidance. In brackets, a pass of the
+  bad version counts by its number of weights.
+- The sweeps and the rules were fixed before this run, after a trial with another seed. The scale
+  of each way is the one with the lowest KL on the seeds {listing(TUNING)}. So is the interval:
+  sigma from {high:g} down to {low:g}, out of {len(INTERVALS)}. All figures are from other seeds,
+  {reported}, as mean ± standard deviation.
+- KL decides, because W₁ measures how far points are from where they belong. Outliers are close
+  to a branch, and hardly count there.
 
 {_best(results)}
 
@@ -119,18 +120,18 @@ capacity, less training, or less of both. Every run draws {POINTS} points of the
 ### Away from a bad version, or from an empty prompt
 
 Each scale of classifier-free guidance, down to its fewest outliers, is compared with the other
-ways where they leave as many outliers, straight between two of their scales. The coverage lost is
-the coverage without guidance less that of the way. A loss is compared if it is
-{sure:.4f} or more, {SURE:g} times what chance makes of none, by {len(results.truth)} draws of true
-points. {_left_out(results)} The last columns are what the other ways lose, over what
-classifier-free guidance loses; below 0 nothing is lost.
+ways at the same share of outliers, interpolated linearly between two of their scales. The
+coverage lost is the coverage without guidance minus that of the way. A loss is compared if it is
+{sure:.4f} or more, {SURE:g} times the loss that chance makes in {len(results.truth)} draws of
+true points. {_left_out(results)} The last columns are the loss of the other ways, divided by the
+loss of classifier-free guidance; below 0 nothing is lost.
 
 {_by_cfg(results)}
 
-In short: at how many of these scales a way comes to as few outliers, with the median and the
-greatest of its ratios, and the greatest in any one seed. And at how many it comes to as little
-coverage within its sweep, with the greatest ratio of its outliers there to those of classifier-free
-guidance.
+In short: at how many of these scales a way reaches as few outliers, with the median and the
+greatest of its ratios, and the greatest in any single seed. And at how many it reaches as little
+coverage within its sweep, with the greatest ratio of its outliers there to those of
+classifier-free guidance.
 
 {_summary(results)}
 
@@ -176,10 +177,10 @@ def _remark(results: Results) -> str:
     divergence, distance = mean("divergence"), mean("distance")
     first, second = sorted(divergence, key=divergence.__getitem__)[:2]
     nearer = [name for name in distance if distance[name] < distance[UNGUIDED]]
-    least = f"The least KL has: {first}; the next: {second}."
+    least = f"Lowest KL: {first}, then {second}."
     if not nearer:
-        return f"{least} By W₁ none of them comes nearer to the truth than no guidance."
-    return f"{least} By W₁ these come nearer to the truth than no guidance: {listing(nearer)}."
+        return f"{least} By W₁, none of them is closer to the truth than no guidance."
+    return f"{least} Closer to the truth than no guidance by W₁: {listing(nearer)}."
 
 
 def _left_out(results: Results) -> str:

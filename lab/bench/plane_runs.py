@@ -18,9 +18,9 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from comfyui.install import ROOT
+from support.without_comfyui import module_without_comfyui
 
 from . import insides
-from .insides import module_without_comfyui
 from .records import Records
 
 POINTS = 4000  # Of each run.
@@ -175,8 +175,8 @@ def _draw(way: Way, scale: float, seed: int, distance: bool) -> dict[str, Any]:
         low, high = way.interval
         schedules = (module_without_comfyui(insides.SCHEDULES).Interval(high, low, by_sigma=True),)
     settings = methods.Settings(scale, scale, schedules)
-    legs = getattr(methods, way.method)(methods.Models(main, weak), settings)
-    points = sampling.sample(main, methods.WANTED, legs, POINTS, seed).ends
+    bad_versions = getattr(methods, way.method)(methods.Models(main, weak), settings)
+    points = sampling.sample(main, methods.WANTED, bad_versions, POINTS, seed).ends
     alone = 2 * sampling.STEPS - 1  # Heun's method takes two for a step, and one for the last.
     of_weights = weak.weights / main.weights
     return {

@@ -1,4 +1,4 @@
-"""Does guidance away from a bad version make better pictures, and at what cost?
+"""Does guidance away from a bad version make better images, and at what cost?
 
     make bench-quality
 
@@ -35,67 +35,65 @@ PROMISED = "digits"  # Of which something was to be reached.
 INTRO = """\
 # Results
 
-Does a push away from a bad version make better pictures, and at what cost? This page is written by
-`make bench-quality`, with all of its figures and plots; nothing in it was typed by hand but the
-words around them.
+Does a push away from a bad version make better images, and at what cost? `make bench-quality`
+writes this page with all figures and plots; only the words around them are written by hand.
 
-**How it was set up.** Guidance can only help a model that is not done. So the main models of digits
-and emoji were stopped while they still learned: the digits' one where its distance to the real ones
-was at least five times that between two halves of those. Their bad versions are the same network
-after a part of the training (*earlier*), a smaller network after as much of it (*smaller*), and a
-smaller network after that part of it:
+**Setup.** Guidance can only help a model that is not fully trained. So the training of the main
+models of digits and emoji was stopped early: for digits, where the distance to real ones was at
+least five times the distance between two halves of the real ones. Their bad versions are the
+same network after a part of the training (*earlier*), a smaller network after the same training
+(*smaller*), and a smaller network after that part of it:
 
 {families}
 
-What they learn is rich: every original is turned, stretched, shifted and recoloured anew each time,
-digits also in the width of their strokes, and a part of the originals is held out. Before this was
-fixed, short trials were made with noise of other seeds than those below: main models of the digits
-with less and with more training, bad versions of the emoji with less and with more of it. Some
-things were settled later, after a look at the seed that settings are chosen by: more strengths for
+The training data is varied: every original is rotated, stretched, shifted and recoloured each
+time, digits also in the width of their strokes, and a part of the originals is held out. Before
+this was fixed, short trials used noise of other seeds than those below: main models of digits
+with less and with more training, bad versions of emoji with less and with more of it. Some
+things were decided later, after a look at the seed that chooses the settings: more strengths for
 the nodes that weaken the model itself, higher scales where the highest had been best, skipped
-blocks with a schedule or a shape, the range of the emoji's scales, and that their smaller model is
-the one tried with savings, schedules and shapes. By then, most of the digits' figures below were
-known; their plain ways were left as they were.
+blocks with a schedule or a shape, the range of the emoji's scales, and which model of emoji, the
+smaller one, is tried with savings, schedules and shapes. By then, most of the digits' figures
+below were known; their plain ways did not change.
 
-**What is compared.** All pictures are drawn by the pack's own nodes and ComfyUI's own sampler
-(`euler`, {steps} steps), the same classes from the same noise for each way to guide. The negative
-prompt of a class is the class that its real pictures are most like. *Distance* is the Fréchet
-distance to the real pictures in the features of a classifier that knows nothing of the models, *in
-pixels* the same of the pictures made 8×8 pixels small. Precision and recall follow Kynkäänniemi et
-al. 2019, density and coverage Naeem et al. 2020. *Passes* is what a step costs, counted in
+**What is compared.** The pack's own nodes and ComfyUI's own sampler (`euler`, {steps} steps)
+make all images, the same classes from the same noise for each way to guide. The negative prompt
+of a class is the class whose real images are most similar. *Distance* is the Fréchet distance to
+the real images in the features of a classifier that knows nothing of the models, *in pixels* the
+same for the images reduced to 8×8 pixels. Precision and recall follow Kynkäänniemi et al. 2019,
+density and coverage Naeem et al. 2020. *Passes* are what a step costs, counted in
 multiplications and additions; a pass of the main model is 1."""
 
 IN_SHORT = """\
-On the tiny models of digits and emoji, each way at its own best setting. The distance is less where
-pictures are nearer to real ones; coverage, from 0 to 1, is more where more kinds of real pictures
-are met; passes are what a step costs."""
+The tiny models of digits and emoji, each way at its own best setting. A lower distance means
+that images are closer to real ones. A higher coverage, from 0 to 1, means that more kinds of
+real images appear. Passes are what a step costs."""
 
 TAKEN = """\
-- With nothing plugged in, *Bad-Version Guider* leaves out some blocks of a transformer. Of the
-  nodes that weaken the digits' model itself, this one is best. For the emoji low rank is better,
-  but that takes a second copy of the weights and costlier passes. So low rank is what the guider
-  does only where blocks cannot be left out, and no longer noise on the weights, which brings next
-  to nothing.
-- With `weak_every` 2, neither kind of pictures loses more than the seeds differ by. It is 1 at
-  first all the same, since a sampler of fewer steps has more to lose.
-- A coarser latent for the weak model is no option of the guider: a model that has not learned
+- With nothing connected, *Bad-Version Guider* skips some blocks of a transformer. Of the nodes
+  that weaken the digits' model itself, this one is best. For emoji, low rank is better, but it
+  needs a second copy of the weights and costlier passes. So the guider uses low rank only where
+  blocks cannot be skipped. It no longer uses noise on the weights, which brings next to nothing.
+- With `weak_every` 2, neither digits nor emoji lose more than the difference between seeds. Its
+  default is still 1, since a sampler with fewer steps has more to lose.
+- The guider has no option for a coarser latent in the weak model: a model that has not learned
   such latents is no bad version of itself there.
-- *Distance-Calibrated Scale* starts with a share between the best ones and none.
-- U-Nets are not measured here. Smoothed attention in their middle stays what the guider does with
-  them."""
+- The default share of *Distance-Calibrated Scale* is between the best ones and none.
+- U-Nets are not measured here. The guider weakens the attention in their middle."""
 
 MISSED = """\
-They were set for the digits. Of the emoji, a bad version alone misses most of them. The column
-*right* tells why: without guidance, many emoji are not read as what was asked for, and the weak
-model errs there as the main one does, or does not know better; to push away from it mends little of
-that, and a push away from no prompt, or another one, does. What it mends instead shows in recall,
-which classifier-free guidance lowers and a bad version raises. So the two add up, and both together
-are best by far. Tried without better success: an earlier, a smaller and a smaller earlier version,
-every schedule and shape of the tables, and scales up to 6. Untried is a main model of emoji with
-less training, which would have more to gain.
+These targets were set for digits. With emoji, a bad version alone misses most of them. The
+column *right* shows why: without guidance, the classifier does not read many emoji as what the
+prompt asks for. The weak model makes the same mistakes there, or knows no better, so pushing
+away from it corrects little of that. Pushing away from an empty prompt, or another one, does.
+What a bad version improves instead shows in recall: classifier-free guidance lowers it, a bad
+version raises it. So the two add up, and both together are best by far. Tried without better
+success: an earlier, a smaller and a smaller earlier version, every schedule and shape of the
+tables, and scales up to 6. Not tried: a main model of emoji with less training, which would have
+more to gain.
 
-In pixels, which show layout and colour only, hardly any push brings the emoji nearer to the real
-ones, and strong ones take them away: they make colours stronger than they are."""
+In pixels, which show layout and colour only, hardly any push brings emoji closer to real ones,
+and strong pushes move them away: they overdo colours."""
 
 
 def main(arguments: Sequence[str] | None = None) -> str | None:
@@ -141,8 +139,8 @@ def write_page(afresh: bool) -> Path:
     parts = [
         INTRO.format(steps=studio.STEPS, families=families()),
         f"## In short\n\n{IN_SHORT}\n\n{pictures_report.summary(reports)}",
-        f"## What was to be reached\n\n{verdicts(targets)}",
-        f"## What the pack takes from it\n\n{TAKEN}",
+        f"## Targets\n\n{verdicts(targets)}",
+        f"## What the pack does because of it\n\n{TAKEN}",
         plane.section(points, PICTURES.name).rstrip(),
         *sections,
     ]
@@ -151,7 +149,7 @@ def write_page(afresh: bool) -> Path:
 
 
 def families() -> str:
-    """How large the models of pictures are, and how long they were trained, as a table."""
+    """How large the models of images are, and how long they were trained, as a table."""
     header = ["models", "main", "earlier", "smaller", "smaller and earlier"]
     rows = []
     for name, family in (("digits", digits.train.UNDERFIT), ("emoji", emoji.train.FAMILY)):
@@ -167,7 +165,7 @@ def families() -> str:
 def verdicts(targets: Sequence[Target]) -> str:
     """A table of what was to be reached, and what came of it."""
     rows = [[each.what, each.came, "yes" if each.reached else "**no**"] for each in targets]
-    return markdown_table(["target", "came", "reached"], rows)
+    return markdown_table(["target", "result", "reached"], rows)
 
 
 if __name__ == "__main__":

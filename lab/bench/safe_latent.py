@@ -35,7 +35,7 @@ class SafeLatent(_shapes.Shape):
         def shape(delta: Tensor, step: Any, excess: Any) -> Tensor:
             sigma = step.sigma
             if noise.is_flow:
-                # Short of time 1, where predicted noise does not depend on the predicted picture.
+                # Short of time 1, where predicted noise does not depend on the predicted image.
                 sigma = sigma / (1 - sigma).clamp_min(1e-4)
             noise_difference = -delta / sigma.view(-1, *(1,) * (delta.ndim - 1))
             weight = (self._safety * noise_difference.abs()).clamp(max=1)

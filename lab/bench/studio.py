@@ -1,4 +1,4 @@
-"""Draw pictures of tiny models through the nodes, as a graph of an artist would."""
+"""Draw images of tiny models through the nodes, as a graph of an artist would."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Files:
 
 
 class Studio:
-    """Models of one kind of pictures, and what the nodes draw with them.
+    """Models of one kind of images, and what the nodes draw with them.
 
     Args:
         nodes: all node classes by node id.
@@ -95,15 +95,15 @@ class Studio:
         return conditioning(self._taken_for[label])
 
     def draw(self, inputs: Inputs, count: int, seed: int) -> tuple[Tensor, Tensor]:
-        """Draw as many pictures of each class.
+        """Draw as many images of each class.
 
         Args:
             inputs: of Bad-Version Guider, beside model and positive prompt.
-            count: how many pictures; ten divides it.
+            count: how many images; ten divides it.
             seed: of the noise, which is the same for all ways to guide.
 
         Returns:
-            Pictures ``[count, 64, 64, 3]`` in 0..1 and their classes, ``[count]``.
+            Images ``[count, 64, 64, 3]`` in 0..1 and their classes, ``[count]``.
         """
         each = count // CLASSES
         drawn = [

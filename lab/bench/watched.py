@@ -12,7 +12,7 @@ _schedules: Any = insides.module(insides.SCHEDULES)
 
 
 class Watched(_schedules.Live):
-    """Another schedule that depends on the picture, with a record of its factors.
+    """Another schedule that depends on the image, with a record of its factors.
 
     Args:
         schedule: the other one.

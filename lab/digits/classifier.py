@@ -1,4 +1,4 @@
-"""A classifier that reads digits off pictures, and knows nothing of the diffusion models.
+"""A classifier that reads digits off images, and knows nothing of the diffusion models.
 
 A support vector machine on real digits only. It needs scikit-learn and torch, not ComfyUI:
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from .pictures import Stroke, digit_split, draw
 
 # Each training digit is seen plain and this many times with a small random shift, turn and
-# stretch, as the diffusion models' pictures have them.
+# stretch, as the diffusion models' images have them.
 AUGMENTED_COPIES = 3
 
 
@@ -33,7 +33,7 @@ def digit_classifier() -> SVC:
 
 
 def read_digits(images: Tensor) -> np.ndarray:
-    """Read one digit off each picture.
+    """Read one digit off each image.
 
     Args:
         images: [B, 64, 64, 3] in 0..1, ComfyUI's IMAGE layout; any height and width that 8

@@ -53,8 +53,8 @@ def write_card(folder: Path, each: int, sheet: Path | None = None) -> None:
     """Measure the models in `folder` and write `folder/README.md`.
 
     Args:
-        each: pictures of each digit for every way of sampling.
-        sheet: where to write a PNG with some of the pictures, one row per way of sampling.
+        each: images of each digit for every way of sampling.
+        sheet: where to write a PNG with some of the images, one row per way of sampling.
     """
     from comfyui.running import call
     from node_pack import DIGIT_CLASSES

@@ -15,7 +15,7 @@ from tiny.recipes import LoraRecipe
 
 from .pictures import training_source
 
-# Where the picture's own stream is changed, in every block.
+# Where the image's own stream is changed, in every block.
 ADAPTED = ("x_block.attn.qkv", "x_block.attn.proj", "x_block.mlp.fc1", "x_block.mlp.fc2")
 
 

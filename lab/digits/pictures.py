@@ -1,9 +1,9 @@
-"""Scikit-learn's handwritten digits, drawn as colour pictures.
+"""Scikit-learn's handwritten digits, drawn as colour images.
 
 The 1,797 digits are 8x8 grey images, the UCI "Optical Recognition of Handwritten Digits" test
 set (E. Alpaydin, C. Kaynak, 1998) that ships with scikit-learn. `draw` shows them as smooth,
 coloured strokes on a dark ground, at 64x64 or any other size, each time with another small
-shift, turn, stretch and hue, so that a network cannot simply learn 1,437 pictures by heart.
+shift, turn, stretch and hue, so that a network cannot simply learn 1,437 images by heart.
 """
 
 import math
@@ -22,7 +22,7 @@ from tiny.pictures import PICTURE_SIZE, Source, turned_and_stretched, uniform
 
 # Empty pixels drawn around the 8x8 image: its strokes touch its upper and lower edge.
 MARGIN = 2
-# An 8x8 pixel becomes this many picture pixels before the affine warp.
+# An 8x8 pixel becomes this many image pixels before the affine warp.
 UPSCALE = 8
 # Grey values between which an upscaled stroke rises from ground to full ink. The narrow ramp
 # turns the blur of bicubic upscaling into a crisp, anti-aliased outline.
@@ -66,7 +66,7 @@ def digit_split() -> DigitSplit:
 
 
 def training_source(stroke: Stroke = "plain") -> Source:
-    """The training digits, as pictures to learn from."""
+    """The training digits, as images to learn from."""
     split = digit_split()
 
     def draw_some(chosen: Tensor, generator: torch.Generator, height: int, width: int) -> Tensor:
@@ -83,16 +83,16 @@ def draw(
     augment: bool = True,
     stroke: Stroke = "plain",
 ) -> Tensor:
-    """Draw 8x8 digits as colour pictures.
+    """Draw 8x8 digits as colour images.
 
     Args:
         images: [B, 8, 8] in 0..1.
         generator: source of every random choice, the hue included.
-        height, width: size of the pictures. The digit keeps its size of about 50 pixels on the
+        height, width: size of the images. The digit keeps its size of about 50 pixels on the
             shorter side of 64 and grows with the shorter side, always in the middle.
         augment: small random shift, turn and stretch; without it only the hue is random.
         stroke: "bold" is what the LoRA is trained on; "varied" goes from thin to bold, another
-            width in each picture.
+            width in each image.
 
     Returns:
         [B, 3, height, width] in 0..1.
@@ -111,7 +111,7 @@ def draw(
         turn = torch.zeros(batch)
         stretch_x = stretch_y = torch.ones(batch)
         shift = torch.zeros(batch, 2)
-    # affine_grid maps picture coordinates (-1..1 on both axes) to coordinates in the 8x8 image.
+    # affine_grid maps image coordinates (-1..1 on both axes) to coordinates in the 8x8 image.
     matrix = turned_and_stretched(turn, stretch_x, stretch_y)
     zoom = 10 / (8 + 2 * MARGIN)
     aspect = torch.tensor([width / shortest, height / shortest])
@@ -143,6 +143,6 @@ def _ramp(
 
 
 def ink_share(pictures: Tensor) -> float:
-    """How much of the pictures [B, H, W, 3] the strokes cover, 0..1: larger for bolder ones."""
+    """How much of the images [B, H, W, 3] the strokes cover, 0..1: larger for bolder ones."""
     # Every hue has a channel close to 1, and the ground has none.
     return float((pictures.amax(dim=-1) > (1 + max(GROUND)) / 2).float().mean())

@@ -1,4 +1,4 @@
-"""Tiny real diffusion models of small colour pictures, for the demo and the benchmarks.
+"""Tiny real diffusion models of small colour images, for the demo and the benchmarks.
 
 Everything here starts from OpenMoji's glyphs. The commands:
 

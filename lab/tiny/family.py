@@ -27,7 +27,7 @@ def train_family(folder: Path, stem: str, recipe: FamilyRecipe, banks: Banks) ->
         stem: what their names begin with; they end with ``_main.safetensors``, ``_earlier``,
             ``_smaller`` and ``_weak``, which is both.
         recipe: of all four.
-        banks: latents of the pictures to learn.
+        banks: latents of the images to learn.
     """
     main = recipe.main
     smaller = replace(main, depth=recipe.smaller_depth, seed=main.seed + 1)

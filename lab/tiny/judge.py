@@ -1,7 +1,7 @@
-"""A small classifier of pictures that knows nothing of the diffusion models.
+"""A small classifier of images that knows nothing of the diffusion models.
 
-It is trained on real pictures only. What it answers says whether a picture shows what was asked
-for, and its features are the space in which sets of pictures are compared.
+It is trained on real images only. What it answers says whether an image shows what was asked
+for, and its features are the space in which sets of images are compared.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ WIDTHS = (24, 48, 64, 64)
 
 
 class Judge(nn.Module):
-    """Four halvings of the picture, the mean over what is left, and a linear layer."""
+    """Four halvings of the image, the mean over what is left, and a linear layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Judge(nn.Module):
 
 
 def train_judge(recipe: JudgeRecipe, source: Source) -> Judge:
-    """Train a classifier on pictures of a source, every class as often."""
+    """Train a classifier on images of a source, every class as often."""
     torch.manual_seed(recipe.seed)
     generator = torch.Generator().manual_seed(recipe.seed)
     judge = Judge()

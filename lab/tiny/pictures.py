@@ -1,4 +1,4 @@
-"""What a tiny model learns to draw, and how small pictures are warped."""
+"""What a tiny model learns to draw, and how small images are warped."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ PICTURE_SIZE = 64
 
 @dataclass(frozen=True)
 class Source:
-    """Labelled originals, of which a new picture can be drawn any number of times.
+    """Labelled originals, of which a new image can be drawn any number of times.
 
     Attributes:
         labels: class of each original, int64 [N].
-        draw: from indices of originals [B], a generator, a height and a width to pictures
+        draw: from indices of originals [B], a generator, a height and a width to images
             [B, 3, height, width] in 0..1, each one drawn a little differently.
     """
 
@@ -27,7 +27,7 @@ class Source:
     draw: Callable[[Tensor, torch.Generator, int, int], Tensor]
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """Pictures of originals taken at random, [count, 3, 64, 64]."""
+        """Images of originals taken at random, [count, 3, 64, 64]."""
         chosen = torch.randint(len(self.labels), (count,), generator=generator)
         return self.draw(chosen, generator, PICTURE_SIZE, PICTURE_SIZE)
 
@@ -43,7 +43,7 @@ def uniform(count: int, low: float, high: float, generator: torch.Generator) -> 
 
 
 def turned_and_stretched(turn: Tensor, stretch_x: Tensor, stretch_y: Tensor) -> Tensor:
-    """From coordinates in a picture to those in its original, [B, 2, 2]; degrees and factors."""
+    """From coordinates in an image to those in its original, [B, 2, 2]; degrees and factors."""
     angle = turn * (math.pi / 180)
     return torch.stack(
         [

@@ -11,7 +11,7 @@ class AutoencoderRecipe:
 
     Attributes:
         crop_steps, crop_batch: training of encoder and decoder on crops of 32x32 pixels.
-        decoder_steps, decoder_batch: training of the decoder alone, on whole pictures.
+        decoder_steps, decoder_batch: training of the decoder alone, on whole images.
         learning_rate: of AdamW, at its peak; the decoder alone trains at a quarter of it.
         seed: for the weights and everything drawn.
         warm_up: share of the steps in which the learning rate rises to its peak.
@@ -88,7 +88,7 @@ class JudgeRecipe:
 
     Attributes:
         steps: training steps; the learning rate falls to 0 over them.
-        batch: pictures per step.
+        batch: images per step.
         learning_rate: of AdamW, at its peak.
         seed: for the weights and everything drawn.
     """

@@ -45,12 +45,12 @@ def sample_classes(
     """Draw every class as often, from the same noise whatever the model.
 
     Args:
-        each: how many pictures of each class.
+        each: how many images of each class.
         cfg: scale of classifier-free guidance against the empty class; 1 is off.
         progress: called after each of the ten classes.
 
     Returns:
-        Pictures [10 * each, 64, 64, 3] in 0..1, sorted by class.
+        Images [10 * each, 64, 64, 3] in 0..1, sorted by class.
     """
     pictures = []
     empty = conditioning(EMPTY_CLASS)

@@ -34,7 +34,7 @@ TRANSLATE = """async () => {
 # How long to wait before the next click for what a click opens, in milliseconds.
 PATIENCE = (15_000, 30_000, 60_000)
 
-# What the page has put on a node by itself, while the node ran: a text, a picture.
+# What the page has put on a node by itself, while the node ran: a text, an image.
 OF_A_RUN = "widget.name.startsWith('$$')"
 
 # How wide a node has to be, so that neither its title nor the line of a widget is cut short.
@@ -208,7 +208,7 @@ class ComfyPage:
         return text
 
     def wait_for_pictures(self, node_id: int, count: int) -> None:
-        """Wait until a node shows so many pictures."""
+        """Wait until a node shows so many images."""
         self.wait_until(
             "([id, count]) => app.graph.getNodeById(id).imgs?.length === count", [node_id, count]
         )
@@ -248,7 +248,7 @@ class ComfyPage:
         )
 
     def screenshot(self, path: Path) -> None:
-        """Save a picture of the page with the whole graph on it."""
+        """Save an image of the page with the whole graph on it."""
         self.show_all()
         path.parent.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=path)

@@ -66,7 +66,7 @@ class Server:
 
     @property
     def input_folder(self) -> Path:
-        """Where the server looks for the pictures that a prompt loads."""
+        """Where the server looks for the images that a prompt loads."""
         return self.base / "input"
 
     def log(self) -> str:
@@ -107,7 +107,7 @@ class Server:
         return entry
 
     def image(self, reference: Mapping[str, str]) -> bytes:
-        """The file of a picture, given as a history entry names it."""
+        """The file of an image, given as a history entry names it."""
         return self._request(f"/view?{urllib.parse.urlencode(reference)}")
 
     def interrupt(self) -> None:

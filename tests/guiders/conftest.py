@@ -157,12 +157,12 @@ def dynamic(node):
     return lambda **changes: node("BadVersionDynamicNegative", **{**settings, **changes})
 
 
-WEAK_LEGS = ["another checkpoint", "same base", "prompt alone"]
+WEAK_PUSHES = ["another checkpoint", "same base", "prompt alone"]
 
 
-@pytest.fixture(params=WEAK_LEGS)
-def weak_leg(request, main, weak, node):
-    """Inputs for a weak leg, and the model and prompt of its reference; None is the run's own."""
+@pytest.fixture(params=WEAK_PUSHES)
+def weak_push(request, main, weak, node):
+    """Inputs for a weak push, and the model and prompt of its reference; None is the run's own."""
     from support.rig import add_weights
 
     one, lora = node("DigitConditioning", digit="1"), add_weights(main)

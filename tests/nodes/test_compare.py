@@ -63,9 +63,9 @@ def test_sweep_has_every_combination_in_reading_order(sweep):
 
 @pytest.mark.parametrize("columns", ["scale", "seed", "weak model", "schedule"])
 def test_any_setting_can_go_across(sweep, columns):
-    plugged = {f"weak_model_{i}": f"m{i}" for i in (1, 2)} | {"schedule_1": ("s",)}
+    connected = {f"weak_model_{i}": f"m{i}" for i in (1, 2)} | {"schedule_1": ("s",)}
     inputs = {"scales": "1, 2, 3", "seeds": "1-4", "weak_model_names": "m1, m2"}
-    scales, seeds, models, schedules, plan = sweep(**inputs, **plugged, columns=columns)
+    scales, seeds, models, schedules, plan = sweep(**inputs, **connected, columns=columns)
     names = {
         "scale": [f"scale {each:g}" for each in scales],
         "seed": [f"seed {each}" for each in seeds],
@@ -153,11 +153,11 @@ def test_what_a_sweep_cannot_use_is_an_error(refused, inputs, name, came):
 
 
 def test_names_may_have_commas_where_semicolons_part_them(sweep):
-    plugged = {"weak_model_1": 1, "weak_model_2": 2, "columns": "weak model"}
+    connected = {"weak_model_1": 1, "weak_model_2": 2, "columns": "weak model"}
     for typed in ("4 bits, 8 blocks; depth 2", "4 bits, 8 blocks；depth 2"):
-        *_, plan = sweep(weak_model_names=typed, **plugged)
+        *_, plan = sweep(weak_model_names=typed, **connected)
         assert plan.columns == ("4 bits, 8 blocks", "depth 2")
-    *_, plan = sweep(weak_model_names="小模型，噪声", **plugged)
+    *_, plan = sweep(weak_model_names="小模型，噪声", **connected)
     assert plan.columns == ("小模型", "噪声")
 
 
@@ -174,7 +174,7 @@ PAPER = np.array(ImageColor.getrgb("#1f1f23")) / 255
 
 
 def flat(*levels, size=(8, 8), channels=3):
-    """A batch of even pictures, one for each brightness."""
+    """A batch of even images, one for each brightness."""
     return torch.stack([torch.full((*size, channels), float(level)) for level in levels])
 
 
@@ -282,8 +282,8 @@ def test_words_stand_beside_the_pictures_and_are_never_cut_off(grid, caption, ce
         words(sheet, box)
     for edge in (sheet[0], sheet[-1], sheet[:, 0], sheet[:, -1]):
         assert np.abs(edge - PAPER).max() < 0.01
-    assert np.abs(sheet[top - 1, left:] - PAPER).max() < 0.01, "words touch the pictures below"
-    assert np.abs(sheet[top:, left - 1] - PAPER).max() < 0.01, "words touch the pictures beside"
+    assert np.abs(sheet[top - 1, left:] - PAPER).max() < 0.01, "words touch the images below"
+    assert np.abs(sheet[top:, left - 1] - PAPER).max() < 0.01, "words touch the images beside"
     assert right < width and bottom < height
 
 

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.server
 
 
 def prompt(seed=1, steps=8, **guider):
-    """A digit, guided by both legs, as a prompt of the API."""
+    """A digit, guided by both pushes, as a prompt of the API."""
 
     def node(class_type, **inputs):
         return {"class_type": class_type, "inputs": inputs}

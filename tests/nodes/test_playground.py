@@ -111,8 +111,8 @@ def test_printed_figures_are_those_of_the_methods(drawn, playground):
     ]
     assert len(printed) == PANELS
     for method, (outliers, coverage) in zip(METHODS, printed[1:], strict=True):
-        legs = getattr(methods, method)(models, settings)
-        ends = sampling.sample(models.main, methods.WANTED, legs, 4000, seed=5).ends
+        pushes = getattr(methods, method)(models, settings)
+        ends = sampling.sample(models.main, methods.WANTED, pushes, 4000, seed=5).ends
         assert abs(outliers - 100 * ruler.outliers(ends)) <= 0.0501
         assert abs(coverage - ruler.coverage(ends)) <= 0.00501
     (outliers, coverage) = printed[0]
@@ -128,8 +128,8 @@ def test_titles_name_the_scales(drawn):
 def test_points_paths_and_pushes_lie_where_they_were_computed(drawn, playground, plots):
     methods = playground.methods
     models = methods.models()
-    legs = methods.bad_version(models, methods.Settings(2.0, 2.0))
-    paths = playground.sampling.sample(models.main, methods.WANTED, legs, 1000, seed=0)
+    pushes = methods.bad_version(models, methods.Settings(2.0, 2.0))
+    paths = playground.sampling.sample(models.main, methods.WANTED, pushes, 1000, seed=0)
     calls = drawn(measured=1000, samples=300)
     number = 1 + METHODS.index("bad_version")
 

@@ -31,7 +31,7 @@ def chain(comfy_nodes):
 
 @pytest.fixture
 def draw(comfy_nodes, models):
-    """The picture of the node, as an array of numbers from 0 to 255."""
+    """The image of the node, as an array of numbers from 0 to 255."""
 
     def draw(schedule, scale=3.0, model="flow", sigmas=None, language="English"):
         if sigmas is None:
@@ -59,7 +59,7 @@ def plots(pack):
 
 
 def rows(picture, across, colour, tolerance=40):
-    """Where a column of the picture has a colour."""
+    """Where a column of the image has a colour."""
     column = picture[:, round(across)]
     return np.flatnonzero(np.abs(column - ImageColor.getrgb(colour)).max(axis=1) < tolerance)
 
@@ -252,7 +252,7 @@ def test_every_line_across_has_a_number_of_its_own(least, most, plots):
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 8, 9, 10, 17, 18, 19, 20, 28, 50, 1000])
 def test_sigmas_below_do_not_touch(steps, draw, chain, plots):
-    """Seen in the picture itself: there is paper between any two of them."""
+    """Seen in the image itself: there is paper between any two of them."""
     sigmas = torch.cat([torch.linspace(0.9876, 0.1234, steps), torch.zeros(1)])
     picture = draw(chain("BadVersionGuidanceRamp"), sigmas=sigmas)
     below = plots._BOX[3]

@@ -32,9 +32,9 @@ def make_probe(comfy_nodes):
 @pytest.fixture
 def make_run(make_probe, pack):
     """A probe with one run of known numbers, and the run's latent."""
-    LegAtCall = pack.guiders.record.probe.LegAtCall
+    Pushed = pack.guiders.push.call.Pushed
 
-    def make_run(name="a run", legs=("weak",), batch=1, seed=0, scales=None, calls=CALLS):
+    def make_run(name="a run", pushes=("weak",), batch=1, seed=0, scales=None, calls=CALLS):
         generator = torch.Generator().manual_seed(seed)
 
         def draw():
@@ -45,14 +45,14 @@ def make_run(make_probe, pack):
         for step, level in enumerate(levels):
             C, at = draw(), {}
             guided = C
-            for leg in legs:
+            for push in pushes:
                 scale = float(2 + step % 3) if scales is None else scales[step]
                 # More and more along the prediction.
                 R = C - (draw() * level + C * step / calls)
-                push = (scale - 1) * (C - R)
-                guided = guided + push
-                posterior = level.expand(batch) if leg == "negative" else None
-                at[leg] = LegAtCall(R, push, scale, posterior)
+                added = (scale - 1) * (C - R)
+                guided = guided + added
+                posterior = level.expand(batch) if push == "negative" else None
+                at[push] = Pushed(scale - 1, R, added=added, posterior=posterior)
             recorder.call(level.expand(batch), C, guided, at)
         recorder.finish(latent := draw())
         return probe, {"samples": latent}
@@ -101,25 +101,25 @@ def heights(picture, plots, colour, top, calls=CALLS):
 
 
 CURVES = {
-    "scale": lambda record, leg: leg.scale,
-    "push": lambda record, leg: 100 * leg.push / record.norm,
-    "cosine": lambda record, leg: leg.cosine,
-    "along": lambda record, leg: leg.parallel,
-    "posterior": lambda record, leg: leg.posterior,
+    "scale": lambda record, push: push.scale,
+    "push": lambda record, push: 100 * push.added / record.norm,
+    "cosine": lambda record, push: push.cosine,
+    "along": lambda record, push: push.parallel,
+    "posterior": lambda record, push: push.posterior,
 }
 
 
 @pytest.mark.parametrize(
-    ("view", "leg"), [*itertools.product(CURVES, ["negative"]), ("push", "weak")]
+    ("view", "push"), [*itertools.product(CURVES, ["negative"]), ("push", "weak")]
 )
-def test_curves_run_as_high_as_the_numbers(make_run, draw, pack, view, leg):
+def test_curves_run_as_high_as_the_numbers(make_run, draw, pack, view, push):
     """The numbers are tested against predictions elsewhere; here, the way from them to pixels."""
     plots = pack.nodes.probe_plots
-    probe, latent = make_run(legs=(leg,))
+    probe, latent = make_run(pushes=(push,))
     record = probe.record_of(latent["samples"])
     picture = draw(probe, latent, view)
-    values = CURVES[view](record, record.legs[leg])[:, 0]
-    colour = plots._OF_LEG[leg]
+    values = CURVES[view](record, record.pushes[push])[:, 0]
+    colour = plots._OF_PUSH[push]
     top = picture.shape[0] - plots._BELOW - plots._PLOT_HEIGHT - 6
     rows = heights(picture, plots, colour, top)
     # Two of the values say where the axis is; the others must lie on it.
@@ -144,11 +144,11 @@ def test_shift_is_the_mean_over_channels(make_run, draw, pack):
 
 def test_band_goes_from_the_least_to_the_greatest_of_a_batch(make_run, draw, pack):
     plots = pack.nodes.probe_plots
-    probe, latent = make_run(legs=("negative",), batch=5)
+    probe, latent = make_run(pushes=("negative",), batch=5)
     record = probe.record_of(latent["samples"])
     picture = draw(probe, latent, "cosine")
-    band = plots._faint(plots._OF_LEG["negative"])
-    values = record.legs["negative"].cosine
+    band = plots._faint(plots._OF_PUSH["negative"])
+    values = record.pushes["negative"].cosine
     spread = np.ptp(values, axis=1)
     assert spread[0] > 3 * spread[1]
     # Between the first two calls, where the band is far wider than the line above it.
@@ -183,9 +183,9 @@ VIEWS = ["everything", "scale", "push", "cosine", "along", "shift", "posterior",
 def test_nothing_is_cut_off(make_run, draw, pack, view, language):
     style = pack.nodes.drawing.style
     one, its = make_run(
-        "a rather long name of a run 很长的名字", legs=("weak", "negative"), batch=2
+        "a rather long name of a run 很长的名字", pushes=("weak", "negative"), batch=2
     )
-    two, other = make_run("two", legs=("negative",), seed=1)
+    two, other = make_run("two", pushes=("negative",), seed=1)
     allowed = [np.array(ImageColor.getrgb(colour)) for colour in (style.PAPER, style.PANEL)]
     for others in ({}, {"probe_2": two, "latent_2": other}):
         picture = draw(one, its, view, language, **others)
@@ -197,14 +197,14 @@ def test_nothing_is_cut_off(make_run, draw, pack, view, language):
 
 
 def test_languages_and_views_are_told_apart(make_run, draw):
-    probe, latent = make_run(legs=("weak", "negative"))
+    probe, latent = make_run(pushes=("weak", "negative"))
     pictures = [draw(probe, latent, view, lang) for view in VIEWS for lang in ("English", "中文")]
     assert len({(picture.shape, picture.tobytes()) for picture in pictures}) == len(pictures)
 
 
 def test_posterior_that_nobody_has_is_said_so(make_run, draw):
     without = draw(*make_run(), "posterior")
-    nothing = draw(*make_run(legs=()), "scale")
+    nothing = draw(*make_run(pushes=()), "scale")
     assert 0 < (without > 100).sum() < 0.05 * without.size
     # The title aside, the same.
     assert (without[100:] == nothing[100 : len(without)]).all()
@@ -216,7 +216,7 @@ def test_thumbnails_are_shown_as_the_vae_decodes_them(comfy_nodes, pack):
     import comfy.latent_formats
 
     latents = torch.randn(3, 16, 8, 8, generator=torch.Generator().manual_seed(1))
-    latents[1] = float("nan")  # As where a leg was off.
+    latents[1] = float("nan")  # As where a push was off.
     latent_format = comfy.latent_formats.SD3()
     pictures = probe_nodes._images("Guidance Plot", latents, latent_format, vae)
     assert pictures.shape == (3, 64, 64, 3)
@@ -332,7 +332,7 @@ def save(comfy_nodes):
 
 
 def test_saved_files_hold_every_number(make_run, save):
-    probe, latent = make_run("名字 é", legs=("weak", "negative"), batch=2)
+    probe, latent = make_run("名字 é", pushes=("weak", "negative"), batch=2)
     record = probe.record_of(latent["samples"])
     names, (as_csv, as_json) = save(probe, latent, "guidance/all")
     assert [str(name) for name in names] == ["guidance/all_00001_.csv", "guidance/all_00001_.json"]
@@ -354,11 +354,12 @@ def test_saved_files_hold_every_number(make_run, save):
 
     for name in ("sigma", "norm", "push"):
         assert_column(name, getattr(record, name))
-    for name, leg in record.legs.items():
-        for part in ("scale", "difference", "push", "cosine", "parallel", "posterior"):
-            assert_column(f"{name}_{part}", getattr(leg, part))
-        assert_column(f"{name}_orthogonal", 1 - leg.parallel)
-    assert_column("legs_cosine", record.cosine)
+    for name, push in record.pushes.items():
+        for part in ("scale", "difference", "cosine", "parallel", "posterior"):
+            assert_column(f"{name}_{part}", getattr(push, part))
+        assert_column(f"{name}_push", push.added)
+        assert_column(f"{name}_orthogonal", 1 - push.parallel)
+    assert_column("pushes_cosine", record.cosine)
     for channel in range(4):
         assert_column(f"mean_shift_{channel}", record.mean_shift[:, :, channel])
         assert_column(f"std_shift_{channel}", record.std_shift[:, :, channel])

@@ -74,10 +74,10 @@ def test_choice_that_is_none(node_id, name, refused):
     assert came == "'nonsense'" and " or '" in expected
 
 
-def test_only_shapes_that_compare_need_the_other_leg(node):
-    need = {node_id for node_id in NODES if node(node_id)[0].needs_other_leg}
+def test_only_shapes_that_compare_need_the_other_push(node):
+    need = {node_id for node_id in NODES if node(node_id)[0].needs_other_push}
     assert need == {"BadVersionRejectShape", "BadVersionCapShape"}
-    assert not node("BadVersionCapShape", relative_to="number")[0].needs_other_leg
+    assert not node("BadVersionCapShape", relative_to="number")[0].needs_other_push
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_any_setting_is_taken_or_refused(node_id, draw, node, comfy_nodes, pack)
 
 @pytest.mark.parametrize("node_id", NODES)
 def test_any_setting_that_is_taken_gives_a_finite_picture(node_id, draw, node, models, pack):
-    """Behind any other shape, on both legs."""
+    """Behind any other shape, on both pushes."""
     (model, weak), (positive, negative) = models, conditionings
     run = Run.of(model, shape=(1, 4, 8, 6), steps=2)
     others = random.Random(node_id)

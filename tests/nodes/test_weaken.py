@@ -1,4 +1,4 @@
-"""Any settings of any Weaken node, on any architecture: a finite picture, or a clear error."""
+"""Any settings of any Weaken node, on any architecture: a finite image, or a clear error."""
 
 import math
 import random

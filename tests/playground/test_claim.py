@@ -16,8 +16,10 @@ def measured(playground, ruler):
         key = (method, scale, seed)
         if key not in cache:
             models = methods.models()
-            legs = getattr(methods, method)(models, methods.Settings(scale, scale))
-            ends = playground.sampling.sample(models.main, methods.WANTED, legs, COUNT, seed).ends
+            bad_versions = getattr(methods, method)(models, methods.Settings(scale, scale))
+            ends = playground.sampling.sample(
+                models.main, methods.WANTED, bad_versions, COUNT, seed
+            ).ends
             cache[key] = ruler.outliers(ends), ruler.coverage(ends)
         return cache[key]
 

@@ -13,23 +13,23 @@ def models(playground):
 
 
 @pytest.fixture
-def leg(playground, models):
-    """A leg away from the weak model; other references by name."""
+def away(playground, models, pack):
+    """Push away from the weak model; other predictors by name."""
 
-    def leg(scale, reference="weak", label=0, schedules=(), shapes=()):
-        reference = getattr(models, reference)
-        return playground.sampling.Leg(reference, label, scale, tuple(schedules), tuple(shapes))
+    def away(scale, predictor="weak", label=0, schedules=(), shapes=()):
+        settings = pack.guiders.push.push.Push(scale - 1, tuple(schedules), tuple(shapes))
+        return playground.sampling.BadVersion(getattr(models, predictor), label, settings)
 
-    return leg
+    return away
 
 
 @pytest.fixture
 def guided(playground, models):
     """Guided prediction and push at some points and a noise level of the run."""
 
-    def guided(legs, x, step=10):
+    def guided(bad_versions, x, step=10):
         sigmas = playground.sampling.noise_levels()
-        run = playground.sampling.Guided(models.main, 0, legs, sigmas)
+        run = playground.sampling.Guided(models.main, 0, bad_versions, sigmas)
         return run.predict(x, float(sigmas[step]))
 
     return guided
@@ -79,21 +79,21 @@ def test_noise_falls_to_nothing(playground):
         assert math.isclose(noise.percent_of(sigma), step / 8, abs_tol=1e-6)
 
 
-def test_the_same_seed_starts_from_the_same_noise(draw, leg):
-    plain, pushed, other = draw((), 10, 4), draw((leg(2.0),), 10, 4), draw((), 10, 5)
+def test_the_same_seed_starts_from_the_same_noise(draw, away):
+    plain, pushed, other = draw((), 10, 4), draw((away(2.0),), 10, 4), draw((), 10, 5)
     assert torch.equal(plain.points[0], pushed.points[0])
     assert not torch.equal(plain.ends, pushed.ends)
     assert not torch.equal(plain.points[0], other.points[0])
 
 
-def test_a_scale_of_one_is_no_guidance(draw, leg, pack):
+def test_a_scale_of_one_is_no_guidance(draw, away, pack):
     plain = draw((), 50, 0)
     shapes = [pack.guiders.push.shapes.Projected(0.0, 15.0, -0.5)]
-    for legs in ([leg(1.0)], [leg(1.0, shapes=shapes), leg(1.0, "main", 2)]):
-        assert torch.equal(draw(legs, 50, 0).points, plain.points)
+    for bad_versions in ([away(1.0)], [away(1.0, shapes=shapes), away(1.0, "main", 2)]):
+        assert torch.equal(draw(bad_versions, 50, 0).points, plain.points)
 
 
-def test_a_leg_that_a_schedule_has_switched_off_makes_no_prediction(playground, models, pack):
+def test_a_push_that_a_schedule_has_switched_off_makes_no_prediction(playground, models, pack):
     asked = []
 
     def weak(x, sigma, label):
@@ -101,42 +101,43 @@ def test_a_leg_that_a_schedule_has_switched_off_makes_no_prediction(playground, 
         return models.weak(x, sigma, label)
 
     interval = pack.guiders.push.schedules.Interval(0.25, 0.5, False)
-    leg = playground.sampling.Leg(weak, 0, 2.0, (interval,))
-    paths = playground.sampling.sample(models.main, 0, (leg,), 5, seed=0)
+    settings = pack.guiders.push.push.Push(1.0, (interval,))
+    pushed = playground.sampling.BadVersion(weak, 0, settings)
+    paths = playground.sampling.sample(models.main, 0, (pushed,), 5, seed=0)
     inside = paths.sigmas[8:16]
     assert set(asked) == set(inside.tolist())
     on = paths.pushes.abs().sum((1, 2)) > 0
     assert on.nonzero().flatten().tolist() == list(range(8, 16))
 
 
-def test_push_is_the_formula(guided, leg, models, playground):
+def test_push_is_the_formula(guided, away, models, playground):
     sigma = sigma_of(playground)
     C, N, U = (predicted(models.main, X, sigma, label) for label in (0, 1, 2))
     W = predicted(models.weak, X, sigma)
     for reference, label, R in (("weak", 0, W), ("main", 2, U), ("main", 1, N)):
-        found, push = guided([leg(2.5, reference, label)], X)
+        found, push = guided([away(2.5, reference, label)], X)
         torch.testing.assert_close(found, C + 1.5 * (C - R), rtol=0, atol=1e-6)
         torch.testing.assert_close(push, 1.5 * (C - R), rtol=0, atol=1e-6)
-    found, _ = guided([leg(2.0), leg(3.0, "main", 2)], X)
+    found, _ = guided([away(2.0), away(3.0, "main", 2)], X)
     torch.testing.assert_close(found, C + (C - W) + 2 * (C - U), rtol=0, atol=1e-6)
 
 
-def test_schedules_and_shapes_are_those_of_the_guider(guided, leg, models, playground, pack):
+def test_schedules_and_shapes_are_those_of_the_guider(guided, away, models, playground, pack):
     schedules, shapes = pack.guiders.push.schedules, pack.guiders.push.shapes
     sigma = sigma_of(playground)
     C, U = (predicted(models.main, X, sigma, label) for label in (0, 2))
     delta = C - predicted(models.weak, X, sigma)
     curve = schedules.Curve(((0.0, 0.5),), False, "linear")
-    _, push = guided([leg(3.0, schedules=[curve])], X)
+    _, push = guided([away(3.0, schedules=[curve])], X)
     torch.testing.assert_close(push, delta, rtol=0, atol=1e-6)
 
     cap = shapes.Cap(0.01, False)
-    _, push = guided([leg(3.0, shapes=[cap])], X)
+    _, push = guided([away(3.0, shapes=[cap])], X)
     assert (push.norm(dim=1) <= 0.02 + 1e-6).all()
     torch.testing.assert_close(push.norm(dim=1), 2 * delta.norm(dim=1).clamp(max=0.01))
 
     other = C - U
-    _, push = guided([leg(2.0, shapes=[shapes.Reject("different")]), leg(2.0, "main", 2)], X)
+    _, push = guided([away(2.0, shapes=[shapes.Reject("different")]), away(2.0, "main", 2)], X)
     rejected = push - other
     torch.testing.assert_close((rejected * other).sum(1), torch.zeros(5), rtol=0, atol=1e-6)
     along = (delta * other).sum(1) / other.square().sum(1)
@@ -144,7 +145,7 @@ def test_schedules_and_shapes_are_those_of_the_guider(guided, leg, models, playg
 
     # What Perp-Neg compares with is the empty prompt of this world.
     perp = shapes.PerpNeg([], 1.0)
-    found, _ = guided([leg(2.0, "main", 1, shapes=[perp])], X)
+    found, _ = guided([away(2.0, "main", 1, shapes=[perp])], X)
     N = predicted(models.main, X, sigma, 1)
     P, Q = C - U, N - U
     rejected = Q - ((Q * P).sum(1) / P.square().sum(1))[:, None] * P
@@ -153,8 +154,8 @@ def test_schedules_and_shapes_are_those_of_the_guider(guided, leg, models, playg
 
 def test_dynamic_negative_goes_by_each_point_alone(playground, models):
     settings = playground.methods.Settings(cfg=2.0, weak_scale=2.0)
-    legs = playground.methods.dynamic_negative(models, settings)
-    sampled = playground.sampling.sample(models.main, 0, legs, 6, seed=1)
+    bad_versions = playground.methods.dynamic_negative(models, settings)
+    sampled = playground.sampling.sample(models.main, 0, bad_versions, 6, seed=1)
 
     # The posterior of each point by itself, from the predictions on its way.
     dynamic = playground.methods.DYNAMIC

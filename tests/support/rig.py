@@ -121,10 +121,10 @@ def close(actual: Tensor, expected: Tensor, tolerance: float = TOLERANCE) -> boo
 
 
 @dataclass(frozen=True)
-class Legs:
+class Pushes:
     """The closed form of a run: which models, which conditionings, which scales.
 
-    ``main`` is the model without this pack's leg, with whatever else is stacked on it.
+    ``main`` is the model without this pack's push, with whatever else is stacked on it.
     """
 
     main: ModelPatcher
@@ -136,7 +136,7 @@ class Legs:
     weak_positive: Conditioning | None = None
 
     def assert_hold(self, run: Run, recording: Recording) -> None:
-        """Every recorded prediction equals core's own plus the weak leg, to 1e-5."""
+        """Every recorded prediction equals core's own plus the weak push, to 1e-5."""
         assert len(recording) > 0
         expected = run.replay(
             core_guider(self.main, self.positive, self.negative, self.cfg), recording
@@ -148,7 +148,7 @@ class Legs:
             )
             pushes = [(self.weak_scale - 1) * (c - r) for c, r in zip(C, R, strict=True)]
             for push, guided in zip(pushes, expected, strict=True):
-                assert push.norm() > 100 * TOLERANCE * guided.norm(), "the leg would not be seen"
+                assert push.norm() > 100 * TOLERANCE * guided.norm(), "the push would not be seen"
             expected = [e + push for e, push in zip(expected, pushes, strict=True)]
         for step, (actual, wanted) in enumerate(zip(recording.denoised, expected, strict=True)):
             assert close(actual, wanted), f"model call {step} is off"

@@ -27,19 +27,20 @@ POOLED_WIDTH = 16
 WIDTH, HEADS, AXES = 48, 2, (8, 8, 8)
 
 
-def _text(seed: int, **extras: Any) -> Conditioning:
+def text(seed: int, **extras: Any) -> Conditioning:
+    """What a text encoder makes of a prompt, with what else a model asks for."""
     generator = torch.Generator().manual_seed(seed)
     context = torch.randn(1, TEXT_TOKENS, CONTEXT_WIDTH, generator=generator)
     pooled = torch.randn(1, POOLED_WIDTH, generator=generator)
     return [[context, {"pooled_output": pooled} | extras]]
 
 
-def _masked_text(seed: int) -> Conditioning:
+def masked_text(seed: int) -> Conditioning:
     """A text that says which of its tokens count, as some text encoders do: all of them."""
-    return _text(seed, attention_mask=torch.ones(1, TEXT_TOKENS, dtype=torch.long))
+    return text(seed, attention_mask=torch.ones(1, TEXT_TOKENS, dtype=torch.long))
 
 
-conditionings = (_text(1), _text(2))
+conditionings = (text(1), text(2))
 
 
 def _random_weights(network: torch.nn.Module, seed: int) -> None:
@@ -63,10 +64,13 @@ def _random_weights(network: torch.nn.Module, seed: int) -> None:
             buffer.copy_(0.5 * torch.randn(buffer.shape, generator=generator))
 
 
-def _patcher(config: BASE, seed: int) -> ModelPatcher:
+def patcher(
+    config: BASE, seed: int, weights: dict[str, torch.Tensor] | None = None
+) -> ModelPatcher:
+    """A model of random weights; a few models want some of theirs as they are built."""
     device = comfy.model_management.get_torch_device()
     config.set_inference_dtype(torch.float32, None)
-    model = config.get_model({}, device=device)
+    model = config.get_model(weights or {}, device=device)
     _random_weights(model.diffusion_model, seed)
     return ModelPatcher(model.eval(), load_device=device, offload_device=device)
 
@@ -76,7 +80,7 @@ def unet(seed: int, in_channels: int = 4) -> ModelPatcher:
 
     With 9 input channels it is an inpainting model.
     """
-    return _patcher(
+    return patcher(
         comfy.supported_models.SD15(
             {
                 "image_size": 32,
@@ -107,7 +111,7 @@ def sdxl(seed: int, middle_depth: int = 2) -> ModelPatcher:
 
     Distilled ones have no transformers in the middle, with a depth of -1, or no middle, with -2.
     """
-    return _patcher(
+    return patcher(
         comfy.supported_models.SDXL(
             {
                 "image_size": 32,
@@ -133,8 +137,8 @@ def sdxl(seed: int, middle_depth: int = 2) -> ModelPatcher:
 
 
 def video_unet(seed: int) -> ModelPatcher:
-    """A v-prediction U-Net of the SVD kind: each picture of a batch is a frame of one video."""
-    return _patcher(
+    """A v-prediction U-Net of the SVD kind: each image of a batch is a frame of one video."""
+    return patcher(
         comfy.supported_models.SVD_img2vid(
             {
                 "image_size": 32,
@@ -167,7 +171,7 @@ def video_unet(seed: int) -> ModelPatcher:
 
 def sd3(seed: int, dual_attention: tuple[int, ...] = ()) -> ModelPatcher:
     """A flow MMDiT of the SD3 kind; blocks of ``dual_attention`` also attend to the image alone."""
-    return _patcher(
+    return patcher(
         comfy.supported_models.SD3(
             {
                 "input_size": None,
@@ -190,9 +194,9 @@ def sd3(seed: int, dual_attention: tuple[int, ...] = ()) -> ModelPatcher:
 
 def flux(seed: int) -> ModelPatcher:
     """A flow transformer of the Flux kind, text before image."""
-    return _patcher(
+    return patcher(
         comfy.supported_models.Flux(
-            _FLUX_SHAPE
+            FLUX_SHAPE
             | {
                 "image_model": "flux",
                 "in_channels": 16,
@@ -207,9 +211,9 @@ def flux(seed: int) -> ModelPatcher:
 
 def chroma(seed: int) -> ModelPatcher:
     """A Flux whose blocks own no modulation: one network makes it for all of them."""
-    return _patcher(
+    return patcher(
         comfy.supported_models.Chroma(
-            _FLUX_SHAPE
+            FLUX_SHAPE
             | {
                 "image_model": "chroma",
                 "in_channels": 64,  # already folded into patches of 2 x 2
@@ -224,7 +228,7 @@ def chroma(seed: int) -> ModelPatcher:
     )
 
 
-_FLUX_SHAPE = {
+FLUX_SHAPE = {
     "context_in_dim": CONTEXT_WIDTH,
     "hidden_size": WIDTH,
     "mlp_ratio": 2.0,
@@ -240,7 +244,7 @@ _FLUX_SHAPE = {
 
 def lumina(seed: int) -> ModelPatcher:
     """A flow transformer of the Lumina 2 kind, whose heads share keys and values."""
-    return _patcher(
+    return patcher(
         comfy.supported_models.Lumina2(
             _LUMINA_SHAPE
             | {
@@ -257,7 +261,7 @@ def lumina(seed: int) -> ModelPatcher:
 
 def z_image(seed: int) -> ModelPatcher:
     """A Lumina of the Z-Image kind, which fills up both text and image to 32 tokens."""
-    return _patcher(
+    return patcher(
         comfy.supported_models.ZImage(
             _LUMINA_SHAPE
             | {
@@ -291,7 +295,7 @@ _LUMINA_SHAPE = {
 
 def qwen_image(seed: int) -> ModelPatcher:
     """A flow MMDiT of the Qwen-Image kind: latents of a single frame."""
-    return _patcher(
+    return patcher(
         comfy.supported_models.QwenImage(
             {
                 "image_model": "qwen_image",
@@ -307,10 +311,12 @@ def qwen_image(seed: int) -> ModelPatcher:
     )
 
 
-def video_model(seed: int) -> ModelPatcher:
+def video_model(
+    seed: int, config: type[BASE] = comfy.supported_models.WAN21_T2V, **changed: Any
+) -> ModelPatcher:
     """A flow transformer of the Wan kind: latents of 16 channels, frames, height and width."""
-    return _patcher(
-        comfy.supported_models.WAN21_T2V(
+    return patcher(
+        config(
             {
                 "image_model": "wan2.1",
                 "model_type": "t2v",
@@ -323,12 +329,15 @@ def video_model(seed: int) -> ModelPatcher:
                 "in_dim": 16,
                 "out_dim": 16,
             }
+            | changed
         ),
         seed,
     )
 
 
-def hunyuan_video(seed: int) -> ModelPatcher:
+def hunyuan_video(
+    seed: int, config: type[BASE] = comfy.supported_models.HunyuanVideo, **changed: Any
+) -> ModelPatcher:
     """A flow transformer of the HunyuanVideo kind: built like Flux, but image before text."""
     later = {
         "byt5": False,
@@ -337,9 +346,9 @@ def hunyuan_video(seed: int) -> ModelPatcher:
         "vision_in_dim": None,
     }
     known = {field.name for field in fields(comfy.ldm.hunyuan_video.model.HunyuanVideoParams)}
-    return _patcher(
-        comfy.supported_models.HunyuanVideo(
-            _FLUX_SHAPE
+    return patcher(
+        config(
+            FLUX_SHAPE
             | {
                 "image_model": "hunyuan_video",
                 "in_channels": 16,
@@ -350,6 +359,7 @@ def hunyuan_video(seed: int) -> ModelPatcher:
                 "guidance_embed": True,
             }
             | {name: value for name, value in later.items() if name in known}
+            | changed
         ),
         seed,
     )
@@ -357,7 +367,7 @@ def hunyuan_video(seed: int) -> ModelPatcher:
 
 def aura_flow(seed: int) -> ModelPatcher:
     """A flow MMDiT of the AuraFlow kind: 8 tokens of its own before the text."""
-    return _patcher(
+    return patcher(
         comfy.supported_models.AuraFlow(
             {
                 "cond_seq_dim": CONTEXT_WIDTH,
@@ -375,7 +385,7 @@ def aura_flow(seed: int) -> ModelPatcher:
 
 def pixart(seed: int) -> ModelPatcher:
     """An eps-prediction transformer of the PixArt kind, which has no patch points at all."""
-    return _patcher(
+    return patcher(
         comfy.supported_models.PixArtSigma(
             {
                 "image_model": "pixart_sigma",
@@ -393,7 +403,7 @@ def pixart(seed: int) -> ModelPatcher:
 
 
 def control_net(main: ModelPatcher) -> comfy.controlnet.ControlNet:
-    """A control net for the digits model, whose hint is a picture of 16 channels."""
+    """A control net for the digits model, whose hint is an image of 16 channels."""
     network = comfy.cldm.mmdit.ControlNet(
         num_blocks=2,
         operations=comfy.ops.disable_weight_init,
@@ -414,7 +424,9 @@ class Architecture:
     latent: tuple[int, ...]
     blocks: tuple[str, ...]
     """Where on the diffusion model its blocks are, list by list."""
-    conditioning: Callable[[int], Conditioning] = _text
+    conditioning: Callable[[int], Conditioning] = text
+    patch: tuple[int, int, int] = (1, 2, 2)
+    """Of a transformer: how much of the latent is one token, in frames, rows and columns."""
 
 
 # Not square, so that an exchange of height and width shows.
@@ -429,12 +441,12 @@ ARCHITECTURES = [
     Architecture("sd35", partial(sd3, dual_attention=(1,)), _IMAGE, ("joint_blocks",)),
     Architecture("flux", flux, _IMAGE, _FLUX_BLOCKS),
     Architecture("chroma", chroma, _IMAGE, _FLUX_BLOCKS),
-    Architecture("lumina", lumina, _IMAGE, ("layers",), _masked_text),
+    Architecture("lumina", lumina, _IMAGE, ("layers",), masked_text),
     Architecture("qwen_image", qwen_image, (2, 16, 1, 8, 12), ("transformer_blocks",)),
     Architecture("wan", video_model, (2, 16, 2, 8, 12), ("blocks",)),
     Architecture("hunyuan_video", hunyuan_video, (2, 16, 2, 8, 12), _FLUX_BLOCKS),
     Architecture("aura_flow", aura_flow, (2, 4, 8, 12), ("double_layers", "single_layers")),
-    # Its table of positions divides by zero for pictures much smaller than this.
+    # Its table of positions divides by zero for images much smaller than this.
     Architecture("pixart", pixart, (2, 4, 28, 40), ("blocks",)),
 ]
 if hasattr(comfy.supported_models, "ZImage"):  # not yet in the oldest release of ComfyUI

@@ -44,7 +44,7 @@ class Shown:
         return SAVED[self.name]["nodes"]
 
     def screenshot(self, state: str) -> Path:
-        """Where the picture of the page in this state belongs."""
+        """Where the image of the page in this state belongs."""
         return SCREENSHOTS / self.language / f"{self.name}_{state}.png"
 
 
@@ -76,7 +76,7 @@ def test_template_browser_shows_the_cards_with_their_pictures(page_in):
     page.page.on("response", lambda answer: urls.append(answer.url))
     page.open_templates()
     for name in NAMES:
-        # A card has its picture only once it has been in view.
+        # A card has its image only once it has been in view.
         page.template_card(name).scroll_into_view_if_needed()
         picture = page.template_card(name).locator("img").first
         shown = picture.evaluate(
@@ -157,7 +157,7 @@ def test_runs_from_the_page(shown, server, object_info):
     finally:
         page.screenshot(shown.screenshot("run"))
     assert page.problems() == []
-    # With the pictures, previews and texts that are on them now, some nodes are taller.
+    # With the images, previews and texts that are on them now, some nodes are taller.
     assert overlaps(page) == []
 
 

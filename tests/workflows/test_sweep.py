@@ -19,7 +19,7 @@ def node(class_type, **inputs):
 
 def advanced(scale, seed, weak_model=None, schedule=None):
     """A digit by SamplerCustomAdvanced; what is None is not connected."""
-    plugged = {"weak_model": weak_model, "weak_schedule": schedule}
+    connected = {"weak_model": weak_model, "weak_schedule": schedule}
     return {
         "guider": node(
             "BadVersionGuider",
@@ -27,7 +27,7 @@ def advanced(scale, seed, weak_model=None, schedule=None):
             positive=["positive", 0],
             cfg=1.0,
             weak_scale=scale,
-            **{name: link for name, link in plugged.items() if link is not None},
+            **{name: link for name, link in connected.items() if link is not None},
         ),
         "noise": node("RandomNoise", noise_seed=seed),
         "sampler": node("KSamplerSelect", sampler_name="euler"),
@@ -47,13 +47,13 @@ def advanced(scale, seed, weak_model=None, schedule=None):
 
 def ksampler(scale, seed, weak_model=None, schedule=None):
     """A digit by KSampler; what is None is not connected."""
-    plugged = {"weak_model": weak_model, "weak_schedule": schedule}
+    connected = {"weak_model": weak_model, "weak_schedule": schedule}
     return {
         "patch": node(
             "BadVersionPatch",
             model=["main", 0],
             weak_scale=scale,
-            **{name: link for name, link in plugged.items() if link is not None},
+            **{name: link for name, link in connected.items() if link is not None},
         ),
         "sample": node(
             "KSampler",
@@ -89,10 +89,10 @@ def prompt(sampled, **others):
     }
 
 
-def sweep(**plugged):
+def sweep(**connected):
     settings = {"scales": "1, 3", "seeds": "5-6", "columns": "scale", "language": "English"}
     names = {"weak_model_names": "", "schedule_names": ""}
-    return node("BadVersionGuidanceSweep", **{**settings, **names, **plugged})
+    return node("BadVersionGuidanceSweep", **{**settings, **names, **connected})
 
 
 def pictures(server, prompt, saved="save"):
@@ -126,7 +126,7 @@ def test_sweep_draws_what_its_settings_draw_one_by_one(server, sampler):
 
 
 @pytest.mark.parametrize("sampler", [advanced, ksampler], ids=lambda sampler: sampler.__name__)
-def test_what_is_not_plugged_into_a_sweep_is_as_good_as_open(server, sampler):
+def test_what_is_not_connected_to_a_sweep_is_not_connected_behind_it(server, sampler):
     swept = sampler(["sweep", 0], ["sweep", 1], ["sweep", 2], ["sweep", 3])
     drawn = pictures(server, prompt(swept, sweep=sweep(scales="2.5", seeds="8")))
     assert drawn == pictures(server, prompt(sampler(2.5, 8)))

@@ -40,7 +40,7 @@ def given(*shape):
 
 SMALL = (3, 4, 6, 8)
 
-# Each one takes the module, what is given and the scale less 1.
+# Each one takes the module, what is given and the strength.
 FORMULAS = {
     "projected": lambda f, a, e: f.projected(a.delta, a.C, 0.2),
     "with_momentum": lambda f, a, e: f.with_momentum(a.delta, a.other, -0.5),
@@ -63,66 +63,66 @@ def formulas(pack):
 
 @pytest.fixture(params=FORMULAS)
 def formula(request, formulas):
-    return lambda a, excess: FORMULAS[request.param](formulas, a, excess)
+    return lambda a, strength: FORMULAS[request.param](formulas, a, strength)
 
 
-# Legs
+# Pushes
 
 
-def test_one_leg_is_autoguidance(formulas):
+def test_one_push_is_autoguidance(formulas):
     C, W = random(2, *SMALL)
-    torch.testing.assert_close(formulas.add_leg(C, C - W, 1.7), W + 1.7 * (C - W))
+    torch.testing.assert_close(formulas.add_push(C, C - W, 0.7), W + 1.7 * (C - W))
 
 
-def test_two_legs_have_the_total_and_mix_of_the_paper(formulas):
+def test_two_pushes_have_the_total_and_mix_of_the_paper(formulas):
     """2406.02507, appendix B.2: total g, of which the share α goes to autoguidance."""
     C, N, W = random(3, *SMALL)
     g, alpha = 2.5, 0.3
     s, w = 1 + (g - 1) * (1 - alpha), 1 + (g - 1) * alpha
-    guided = formulas.add_leg(N + s * (C - N), C - W, w)
+    guided = formulas.add_push(N + s * (C - N), C - W, w - 1)
     torch.testing.assert_close(guided, C + (g - 1) * ((1 - alpha) * (C - N) + alpha * (C - W)))
 
 
-def test_legs_add_in_any_order(formulas):
+def test_pushes_add_in_any_order(formulas):
     C, one, two = random(3, *SMALL)
-    either = formulas.add_leg(formulas.add_leg(C, one, 3.0), two, 0.2)
-    other = formulas.add_leg(formulas.add_leg(C, two, 0.2), one, 3.0)
+    either = formulas.add_push(formulas.add_push(C, one, 2.0), two, -0.8)
+    other = formulas.add_push(formulas.add_push(C, two, -0.8), one, 2.0)
     torch.testing.assert_close(either, other)
     torch.testing.assert_close(either, C + 2.0 * one - 0.8 * two)
 
 
-@pytest.mark.parametrize("scale", [1.0, torch.ones(3)])
-def test_scale_one_adds_nothing(scale, formulas):
+@pytest.mark.parametrize("strength", [0.0, torch.zeros(3)])
+def test_no_strength_adds_nothing(strength, formulas):
     guided, delta = random(2, *SMALL)
-    assert torch.equal(formulas.add_leg(guided, delta, scale), guided)
+    assert torch.equal(formulas.add_push(guided, delta, strength), guided)
 
 
 def test_scale_zero_is_the_bad_version(formulas):
     C, R = random(2, *SMALL)
-    torch.testing.assert_close(formulas.add_leg(C, C - R, 0.0), R)
+    torch.testing.assert_close(formulas.add_push(C, C - R, -1.0), R)
 
 
-def test_each_sample_has_its_own_scale(formulas):
+def test_each_sample_has_its_own_strength(formulas):
     C, delta = random(2, *SMALL)
-    scales = torch.tensor([0.5, 1.0, 7.0], dtype=torch.float64)
-    together = formulas.add_leg(C, delta, scales)
-    for i, scale in enumerate(scales.tolist()):
-        alone = formulas.add_leg(C[i : i + 1], delta[i : i + 1], scale)
+    strengths = torch.tensor([-0.5, 0.0, 6.0], dtype=torch.float64)
+    together = formulas.add_push(C, delta, strengths)
+    for i, strength in enumerate(strengths.tolist()):
+        alone = formulas.add_push(C[i : i + 1], delta[i : i + 1], strength)
         torch.testing.assert_close(together[i : i + 1], alone)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("scale", [2.5, torch.tensor([0.5, 1.0, 2.5])])
-def test_leg_keeps_the_dtype(scale, dtype, formulas):
+@pytest.mark.parametrize("strength", [1.5, torch.tensor([-0.5, 0.0, 1.5])])
+def test_push_keeps_the_dtype(strength, dtype, formulas):
     C, delta = random(2, *SMALL).to(dtype)
-    assert formulas.add_leg(C, delta, scale).dtype == dtype
+    assert formulas.add_push(C, delta, strength).dtype == dtype
 
 
-def test_leg_leaves_its_arguments_as_they_are(formulas):
+def test_push_leaves_its_arguments_as_they_are(formulas):
     C, delta = arguments = random(2, *SMALL)
     before = arguments.clone()
-    for scale in (2.0, torch.tensor([0.5, 1.0, 2.5])):
-        formulas.add_leg(C, delta, scale)
+    for strength in (1.0, torch.tensor([-0.5, 0.0, 1.5])):
+        formulas.add_push(C, delta, strength)
     assert torch.equal(arguments, before)
 
 
@@ -176,21 +176,21 @@ def test_rejected_and_kept_are_the_two_parts(formulas):
 
 
 @pytest.mark.parametrize("phi", [0.0, 0.7, 1.0])
-@pytest.mark.parametrize("excess", [-0.5, 2.5])
-def test_rescaled(excess, phi, formulas):
+@pytest.mark.parametrize("strength", [-0.5, 2.5])
+def test_rescaled(strength, phi, formulas):
     """2305.08891, eq. 15 and 16, on the guided prediction."""
     a = given(*SMALL)
-    guided = a.C + excess * a.delta
+    guided = a.C + strength * a.delta
     std = a.C.std((1, 2, 3), keepdim=True), guided.std((1, 2, 3), keepdim=True)
     expected = phi * guided * (std[0] / std[1]) + (1 - phi) * guided
-    shaped = formulas.rescaled(a.delta, a.C, excess, phi)
-    torch.testing.assert_close(formulas.add_leg(a.C, shaped, 1 + excess), expected)
+    shaped = formulas.rescaled(a.delta, a.C, strength, phi)
+    torch.testing.assert_close(formulas.add_push(a.C, shaped, strength), expected)
 
 
 def test_full_rescale_keeps_the_contrast(formulas):
     a = given(*SMALL)
     shaped = formulas.rescaled(a.delta, a.C, 4.0, 1.0)
-    guided = formulas.add_leg(a.C, shaped, 5.0)
+    guided = formulas.add_push(a.C, shaped, 4.0)
     torch.testing.assert_close(guided.std((1, 2, 3)), a.C.std((1, 2, 3)))
 
 
@@ -200,7 +200,7 @@ def test_zero_star_is_the_paper_s_on_velocities(sigma, formulas):
     a = given(*SMALL)
     v_C, v_R = (a.x - a.C) / sigma, (a.x - (a.C - a.delta)) / sigma
     velocity = v_C + 1.5 * (v_C - along(v_C, v_R))
-    guided = formulas.add_leg(a.C, formulas.zero_star(a.delta, a.x, a.C), 2.5)
+    guided = formulas.add_push(a.C, formulas.zero_star(a.delta, a.x, a.C), 1.5)
     torch.testing.assert_close(guided, a.x - sigma * velocity)
 
 
@@ -212,7 +212,7 @@ def test_perp_neg(weight, scale, formulas):
     P, Q = a.C - a.U, (a.C - a.delta) - a.U
     expected = a.U + scale * (P - weight * (Q - along(Q, P)))
     shaped = formulas.perp_neg(a.delta, a.C, a.U, scale - 1, weight)
-    torch.testing.assert_close(formulas.add_leg(a.C, shaped, scale), expected)
+    torch.testing.assert_close(formulas.add_push(a.C, shaped, scale - 1), expected)
 
 
 def test_norm_and_dot_run_over_all_but_the_batch(formulas):
@@ -292,9 +292,9 @@ def test_frames_of_a_video_have_frequencies_of_their_own(formulas):
 
 def test_scale_one_is_the_identity(formula, formulas):
     a = given(*SMALL)
-    for excess in (0.0, torch.zeros(3, dtype=torch.float64)):
-        shaped = formula(a, excess)
-        assert torch.equal(formulas.add_leg(a.C, shaped, 1.0 + excess), a.C)
+    for strength in (0.0, torch.zeros(3, dtype=torch.float64)):
+        shaped = formula(a, strength)
+        assert torch.equal(formulas.add_push(a.C, shaped, strength), a.C)
 
 
 @pytest.mark.parametrize("shape", [SMALL, (3, 2, 3, 5, 7)])
@@ -309,10 +309,10 @@ def test_a_batch_is_many_batches_of_one(shape, formula):
 
 def test_scales_of_samples_are_those_of_samples_alone(formula):
     a = given(*SMALL)
-    excesses = torch.tensor([0.5, -0.3, 8.0], dtype=torch.float64)
-    together = formula(a, excesses)
-    for i, excess in enumerate(excesses.tolist()):
-        alone = formula(a.map(lambda t, i=i: t[i : i + 1]), excess)
+    strengths = torch.tensor([0.5, -0.3, 8.0], dtype=torch.float64)
+    together = formula(a, strengths)
+    for i, strength in enumerate(strengths.tolist()):
+        alone = formula(a.map(lambda t, i=i: t[i : i + 1]), strength)
         torch.testing.assert_close(together[i : i + 1], alone)
 
 
@@ -320,9 +320,9 @@ def test_scales_of_samples_are_those_of_samples_alone(formula):
 def test_dtype_is_kept_and_its_precision_used(dtype, formula):
     a = given(3, 4, 16, 16)
     scales = torch.tensor([0.5, -0.3, 8.0])
-    for excess in (2.0, scales):
-        actual = formula(a.map(lambda t: t.to(dtype)), excess)
-        exact = formula(a.map(lambda t: t.to(dtype).double()), excess)
+    for strength in (2.0, scales):
+        actual = formula(a.map(lambda t: t.to(dtype)), strength)
+        exact = formula(a.map(lambda t: t.to(dtype).double()), strength)
         assert actual.dtype == dtype
         error = (actual.double() - exact).norm() / exact.norm()
         # A difference of two predictions is rounded to begin with.
@@ -332,20 +332,20 @@ def test_dtype_is_kept_and_its_precision_used(dtype, formula):
 def test_device_is_kept(formula, formulas):
     """A tensor that is made on another device would not go together with these."""
     a = given(*SMALL).map(lambda t: t.to("meta"))
-    for excess in (2.0, torch.ones(3, device="meta")):
-        shaped = formula(a, excess)
+    for strength in (2.0, torch.ones(3, device="meta")):
+        shaped = formula(a, strength)
         assert shaped.device.type == "meta"
-        assert formulas.add_leg(a.C, shaped, 1.0 + excess).device.type == "meta"
+        assert formulas.add_push(a.C, shaped, strength).device.type == "meta"
 
 
 def test_arguments_stay_as_they_are(formula):
     a = given(*SMALL)
-    excess = torch.full((3,), 2.0, dtype=torch.float64)
+    strength = torch.full((3,), 2.0, dtype=torch.float64)
     before = a.map(Tensor.clone)
     formula(a, 2.0)
-    formula(a, excess)
+    formula(a, strength)
     assert all(map(torch.equal, a, before))
-    assert (excess == 2.0).all()
+    assert (strength == 2.0).all()
 
 
 # Of each dtype, what a push or a prediction may be, with room for the result.
@@ -371,8 +371,8 @@ def test_no_extreme_gives_nan(extreme, dtype, formula):
     # Some formulas divide by it.
     least = 1e-6 if dtype != torch.float16 else 1e-2
     for case in cases:
-        for excess in (2.0, 0.0, torch.tensor([0.0, least, 4.0])):
-            assert formula(case, excess).isfinite().all()
+        for strength in (2.0, 0.0, torch.tensor([0.0, least, 4.0])):
+            assert formula(case, strength).isfinite().all()
 
 
 def test_nothing_lies_along_nothing(formulas):
@@ -538,7 +538,7 @@ SHAPES = {
     "Reject, different": lambda s: s.Reject("different"),
     "Reject, common": lambda s: s.Reject("common"),
     "Cap": lambda s: s.Cap(1.5, False),
-    "Cap of the other leg": lambda s: s.Cap(0.7, True),
+    "Cap of the other push": lambda s: s.Cap(0.7, True),
     "Rescale": lambda s: s.Rescale(0.7),
     "ZeroStar": lambda s: s.ZeroStar(),
     "PerpNeg": lambda s: s.PerpNeg(EMPTY, 0.8),
@@ -566,11 +566,11 @@ def noise(pack):
 
 @pytest.fixture(scope="module")
 def step_of(pack, noise):
-    """A step at which the other leg and the empty prompt are what is given."""
+    """A step at which the other push and the empty prompt are what is given."""
 
     def step_of(a, sigma=4.0, other=True):
-        def predict(conditioning):
-            assert conditioning is EMPTY
+        def predict(name):
+            assert name.startswith("empty")
             return a.U
 
         return pack.guiders.push.call.Step(
@@ -597,7 +597,7 @@ EXPECTED = {
     "Reject, different": lambda f, a, e: f.rejected(a.delta, a.other),
     "Reject, common": lambda f, a, e: f.kept_along(a.delta, a.other),
     "Cap": lambda f, a, e: f.capped(a.delta, 1.5),
-    "Cap of the other leg": lambda f, a, e: f.capped(a.delta, 0.7 * f.norm(a.other)),
+    "Cap of the other push": lambda f, a, e: f.capped(a.delta, 0.7 * f.norm(a.other)),
     "Rescale": lambda f, a, e: f.rescaled(a.delta, a.C, e, 0.7),
     "ZeroStar": lambda f, a, e: f.zero_star(a.delta, a.x, a.C),
     "PerpNeg": lambda f, a, e: f.perp_neg(a.delta, a.C, a.U, e, 0.8),
@@ -621,23 +621,23 @@ def test_projected_averages_caps_and_projects_in_this_order(shapes, formulas, no
         torch.testing.assert_close(running(a.delta, step_of(a, sigma), 2.0), expected)
 
 
-def test_shape_at_scale_one_is_the_identity(shape, formulas, noise, step_of):
+def test_shape_of_no_strength_is_the_identity(shape, formulas, noise, step_of):
     running = shape.start(noise)
     for sigma, a in same_size_steps():
-        for excess in (0.0, torch.zeros(3, dtype=torch.float64)):
-            shaped = running(a.delta, step_of(a, sigma), excess)
-            assert torch.equal(formulas.add_leg(a.C, shaped, 1.0 + excess), a.C)
+        for strength in (0.0, torch.zeros(3, dtype=torch.float64)):
+            shaped = running(a.delta, step_of(a, sigma), strength)
+            assert torch.equal(formulas.add_push(a.C, shaped, strength), a.C)
 
 
 def test_shape_of_a_batch_is_that_of_batches_of_one(shape, noise, step_of):
     """Also over several steps, of which some shapes remember something."""
     together, alone = shape.start(noise), [shape.start(noise) for _ in range(3)]
-    excesses = torch.tensor([0.5, -0.3, 8.0], dtype=torch.float64)
+    strengths = torch.tensor([0.5, -0.3, 8.0], dtype=torch.float64)
     for sigma, a in same_size_steps():
-        actual = together(a.delta, step_of(a, sigma), excesses)
+        actual = together(a.delta, step_of(a, sigma), strengths)
         for i, running in enumerate(alone):
             one = a.map(lambda t, i=i: t[i : i + 1])
-            expected = running(one.delta, step_of(one, sigma), float(excesses[i]))
+            expected = running(one.delta, step_of(one, sigma), float(strengths[i]))
             torch.testing.assert_close(actual[i : i + 1], expected)
 
 
@@ -669,19 +669,25 @@ def test_shape_of_no_difference_is_finite(shape, noise, step_of):
             assert running(zero.delta, step_of(zero, sigma), 2.0).isfinite().all()
 
 
-@pytest.mark.parametrize("name", ["Reject, different", "Reject, common", "Cap of the other leg"])
-def test_shape_without_another_leg_changes_nothing(name, shapes, noise, step_of):
+@pytest.mark.parametrize("name", ["Reject, different", "Reject, common", "Cap of the other push"])
+def test_shape_without_another_push_changes_nothing(name, shapes, noise, step_of):
     a = given(*SMALL)
     shape = SHAPES[name](shapes)
-    assert shape.needs_other_leg
+    assert shape.needs_other_push
     actual = shape.start(noise)(a.delta, step_of(a, other=False), 2.0)
     assert torch.equal(actual, a.delta)
 
 
 def test_only_perp_neg_asks_for_another_prediction(shapes):
-    asking = {name for name, make in SHAPES.items() if make(shapes).asks_for is not None}
+    asking = {name for name, make in SHAPES.items() if make(shapes).prompts}
     assert asking == {"PerpNeg"}
-    assert SHAPES["PerpNeg"](shapes).asks_for is EMPTY
+    (prompt,) = SHAPES["PerpNeg"](shapes).prompts.values()
+    assert prompt is EMPTY
+
+
+def test_each_perp_neg_asks_by_a_name_of_its_own(shapes):
+    one, two = (SHAPES["PerpNeg"](shapes) for _ in range(2))
+    assert one == two and one.prompts.keys().isdisjoint(two.prompts)
 
 
 def test_frequency_of_sound_is_an_error_that_names_the_node(pack, shapes, noise, step_of):
@@ -691,12 +697,21 @@ def test_frequency_of_sound_is_an_error_that_names_the_node(pack, shapes, noise,
         running(sound.delta, step_of(sound), 2.0)
 
 
-def test_chained_shapes_act_one_after_the_other(shapes, formulas, noise, step_of):
+def test_chained_shapes_act_one_after_the_other(pack, shapes, formulas, noise):
     a = given(*SMALL)
+
+    def shaped(*chain):
+        push = pack.guiders.push.push.Push(2.0, (), chain)
+        call = pack.guiders.push.call.Call(a.x, a.x.new_full((len(a.x),), 4.0))
+        call.C = a.C
+        call.reuse("bad", a.delta)
+        call.take("bad", a.C - a.delta)
+        return pack.guiders.push.push.RunningPush("bad", push, noise).at(call).delta
+
     chain = [shapes.Cap(1.5, False), shapes.Frequency(0.3, 1.4, 1)]
     capped_first = formulas.frequencies(formulas.capped(a.delta, 1.5), 0.3, 1.4, 1)
     capped_last = formulas.capped(formulas.frequencies(a.delta, 0.3, 1.4, 1), 1.5)
-    assert torch.equal(shapes.LegShape(chain, noise)(step_of(a), 2.0), capped_first)
-    assert torch.equal(shapes.LegShape(chain[::-1], noise)(step_of(a), 2.0), capped_last)
+    assert torch.equal(shaped(*chain), capped_first)
+    assert torch.equal(shaped(*chain[::-1]), capped_last)
     assert not torch.allclose(capped_first, capped_last)
-    assert torch.equal(shapes.LegShape([], noise)(step_of(a), 2.0), a.delta)
+    assert torch.equal(shaped(), a.delta)

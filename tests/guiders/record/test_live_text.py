@@ -29,13 +29,14 @@ def clock(pack, monkeypatch):
 
 @pytest.fixture
 def sampled(main, pack, clock):
-    """Sample with both legs, as they are or changed; the texts, and what each call predicted."""
-    legs, sampling = pack.guiders.run.settings, pack.guiders.run.attach
+    """Sample with both pushes, as they are or changed; the texts, and what each call predicted."""
+    Guidance, sampling = pack.guiders.run.settings.Guidance, pack.guiders.run.attach
 
-    def sampled(leg, positive, negative, cfg=3.0, run=None, push=None):
+    def sampled(weak_push, positive, negative, cfg=3.0, run=None, push=None):
         texts = []
         recorded, recording = record(main)
-        guidance = legs.Guidance("Test", leg, push or legs.Push(), show=texts.append)
+        push = push or pack.guiders.push.push.Push()
+        guidance = Guidance("Test", weak_push, push, show=texts.append)
         guider = sampling.make_guider(
             sampling.with_guidance(recorded, guidance), positive, negative, cfg
         )
@@ -46,8 +47,12 @@ def sampled(main, pack, clock):
 
 
 @pytest.fixture
-def leg(pack, weak):
-    return pack.guiders.run.settings.WeakLeg(weak, 1.7)
+def weak_push(pack, weak):
+    def weak_push(*schedules):
+        push = pack.guiders.push.push.Push(0.7, schedules)
+        return pack.guiders.run.settings.WeakPush(weak, push)
+
+    return weak_push
 
 
 def shares(recording, C):
@@ -58,9 +63,9 @@ def shares(recording, C):
     ]
 
 
-def test_says_sigma_scales_and_push(sampled, leg, main, positive, negative):
+def test_says_sigma_scales_and_push(sampled, weak_push, main, positive, negative):
     run = Run.of(main, steps=STEPS)
-    texts, recording = sampled(leg, positive, negative)
+    texts, recording = sampled(weak_push(), positive, negative)
     (C,) = alone(run, recording, main, positive)
     assert len(texts) == STEPS
     for text, sigma, push in zip(texts, recording.sigma, shares(recording, C), strict=True):
@@ -73,22 +78,21 @@ def test_says_sigma_scales_and_push(sampled, leg, main, positive, negative):
         torch.testing.assert_close(values, expected, rtol=6e-3, atol=0.05)
 
 
-def test_speaks_at_most_five_times_a_second_and_at_the_end(sampled, leg, positive, negative, clock):
+def test_speaks_at_most_five_times_a_second_and_at_the_end(
+    sampled, weak_push, positive, negative, clock
+):
     clock.step = 0.075
-    often, _ = sampled(leg, positive, negative)
+    often, _ = sampled(weak_push(), positive, negative)
     assert len(often) == 2  # At 0.075 and 0.3, which is the fourth and last call.
     clock.step = 0.0
-    texts, recording = sampled(leg, positive, negative)
+    texts, recording = sampled(weak_push(), positive, negative)
     assert len(texts) <= 2
     assert texts[-1].startswith(f"sigma {float(recording.sigma[-1][0]):.3g} ")
 
 
-def test_tells_of_a_leg_that_is_off(sampled, leg, main, positive, negative, only, pack):
+def test_tells_of_a_push_that_is_off(sampled, weak_push, main, positive, negative, only):
     run = Run.of(main, steps=STEPS)
-    push = pack.guiders.run.settings.Push(only(run, 1))
-    texts, _ = sampled(
-        pack.guiders.run.settings.WeakLeg(leg.weak_model, 1.7, push=push), positive, None, run=run
-    )
+    texts, _ = sampled(weak_push(*only(run, 1)), positive, None, run=run)
     assert [re.search(r"weak_scale (\S+)", text)[1] for text in texts] == ["1", "1.7", "1", "1"]
     assert all("cfg" not in text for text in texts)
     assert texts[0].endswith("push 0 %")
@@ -97,7 +101,7 @@ def test_tells_of_a_leg_that_is_off(sampled, leg, main, positive, negative, only
 def test_says_the_range_of_a_scale_that_differs_between_pictures(
     sampled, positive, negative, pack, dynamic
 ):
-    push = pack.guiders.run.settings.Push(dynamic())
+    push = pack.guiders.push.push.Push(None, dynamic())
     texts, _ = sampled(None, positive, negative, cfg=5.0, push=push)
     assert "cfg 1.44 " in texts[0]
     assert re.search(r"cfg [\d.]+–[\d.]+ ", texts[1])

@@ -42,7 +42,7 @@ def assert_rows(actual, expected, tolerance=2e-5):
     np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance)
 
 
-def test_readings_of_both_legs(main, weak, positive, negative, guide, probe):
+def test_readings_of_both_pushes(main, weak, positive, negative, guide, probe):
     run, watched = Run.of(main, steps=STEPS), probe("both")
     guided = guide(model=main, positive=positive, negative=negative, weak_model=weak, probe=watched)
     latent, recording = recorded(guided, run)
@@ -51,20 +51,20 @@ def test_readings_of_both_legs(main, weak, positive, negative, guide, probe):
     (W,) = alone(run, recording, weak, positive)
     weaks, negatives = ([c - r for c, r in zip(C, R, strict=True)] for R in (W, N))
 
-    assert found.name == "both" and list(found.legs) == ["weak", "negative"]
+    assert found.name == "both" and list(found.pushes) == ["weak", "negative"]
     assert_rows(found.sigma, recording.sigma)
     assert_rows(found.norm, map(norm, C))
     whole = [0.7 * w + 2 * n for w, n in zip(weaks, negatives, strict=True)]
     assert_rows(found.push, map(norm, whole))
     assert_rows(found.cosine, map(cosine, weaks, negatives))
     for name, scale, deltas in (("weak", 1.7, weaks), ("negative", 3.0, negatives)):
-        leg = found.legs[name]
-        assert (leg.scale == scale).all()
-        assert_rows(leg.difference, map(norm, deltas))
-        assert_rows(leg.push, [(scale - 1) * norm(delta) for delta in deltas])
-        assert_rows(leg.cosine, map(cosine, deltas, C))
-        assert_rows(leg.parallel, [cosine(d, c) ** 2 for d, c in zip(deltas, C, strict=True)])
-        assert np.isnan(leg.posterior).all()
+        push = found.pushes[name]
+        assert (push.scale == scale).all()
+        assert_rows(push.difference, map(norm, deltas))
+        assert_rows(push.added, [(scale - 1) * norm(delta) for delta in deltas])
+        assert_rows(push.cosine, map(cosine, deltas, C))
+        assert_rows(push.parallel, [cosine(d, c) ** 2 for d, c in zip(deltas, C, strict=True)])
+        assert np.isnan(push.posterior).all()
     for shift, statistic in (
         (found.mean_shift, lambda x: x.double().mean(dim=(2, 3))),
         (found.std_shift, lambda x: x.double().std(dim=(2, 3), correction=0)),
@@ -130,20 +130,20 @@ def test_schedules_and_shapes_are_seen(main, weak, positive, negative, guide, no
         probe=watched,
     )
     latent, recording = recorded(guided, run)
-    weak_leg, negative_leg = watched.record_of(latent).legs.values()
+    weak_push, negative_push = watched.record_of(latent).pushes.values()
     C, N = alone(run, recording, main, positive, negative)
     (W,) = alone(run, recording, weak, positive)
 
-    assert weak_leg.scale[:, 0].tolist() == [1.0, 1.7, 1.7, 1.0]
-    assert (weak_leg.push[[0, 3]] == 0).all()
-    assert np.isnan(weak_leg.difference[[0, 3]]).all() and np.isnan(weak_leg.cosine[0]).all()
+    assert weak_push.scale[:, 0].tolist() == [1.0, 1.7, 1.7, 1.0]
+    assert (weak_push.added[[0, 3]] == 0).all()
+    assert np.isnan(weak_push.difference[[0, 3]]).all() and np.isnan(weak_push.cosine[0]).all()
     inside = [norm(C[call] - W[call]) for call in (1, 2)]
-    assert_rows(weak_leg.difference[1:3], inside)
-    assert_rows(weak_leg.push[1:3], [0.7 * length for length in inside])
+    assert_rows(weak_push.difference[1:3], inside)
+    assert_rows(weak_push.added[1:3], [0.7 * length for length in inside])
 
-    assert_rows(negative_leg.difference, [norm(c - n) for c, n in zip(C, N, strict=True)])
-    assert (negative_leg.parallel < 1e-6).all()
-    assert (negative_leg.push < 2 * 1.5 + 1e-3).all() and (negative_leg.push > 0.1).all()
+    assert_rows(negative_push.difference, [norm(c - n) for c, n in zip(C, N, strict=True)])
+    assert (negative_push.parallel < 1e-6).all()
+    assert (negative_push.added < 2 * 1.5 + 1e-3).all() and (negative_push.added > 0.1).all()
 
 
 def test_posterior_of_a_dynamic_negative(main, positive, negative, guide, dynamic, probe):
@@ -157,17 +157,17 @@ def test_posterior_of_a_dynamic_negative(main, positive, negative, guide, dynami
         probe=watched,
     )
     latent, recording = recorded(guided, run)
-    (leg,) = watched.record_of(latent).legs.values()
-    assert_rows(leg.posterior[:1], [torch.full((2,), 0.1)])
-    assert leg.posterior[1, 0] != leg.posterior[1, 1]
-    np.testing.assert_allclose(leg.scale, 1 + 4 * leg.posterior / (1 - leg.posterior), rtol=1e-5)
+    (push,) = watched.record_of(latent).pushes.values()
+    assert_rows(push.posterior[:1], [torch.full((2,), 0.1)])
+    assert push.posterior[1, 0] != push.posterior[1, 1]
+    np.testing.assert_allclose(push.scale, 1 + 4 * push.posterior / (1 - push.posterior), rtol=1e-5)
     C, N = alone(run, recording, main, positive, negative)
     lengths = torch.stack([norm(c - n) for c, n in zip(C, N, strict=True)]).numpy()
-    np.testing.assert_allclose(leg.push, (leg.scale - 1) * lengths, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(push.added, (push.scale - 1) * lengths, rtol=1e-4, atol=1e-5)
 
 
 def test_core_guidance_alone_is_recorded_too(main, positive, negative, patch, probe):
-    """A probe on a patch whose own leg is off shows what KSampler's cfg does."""
+    """A probe on a patch whose own push is off shows what KSampler's cfg does."""
     run, watched = Run.of(main, steps=STEPS), probe()
     patched = patch(main, weak_scale=1.0, probe=watched)
     recorded_model, recording = record(patched)
@@ -175,7 +175,7 @@ def test_core_guidance_alone_is_recorded_too(main, positive, negative, patch, pr
     plain = run.sample(core_guider(main, positive, negative, 3.0))
     assert torch.equal(latent, plain)
     found = watched.record_of(latent)
-    assert list(found.legs) == ["negative"]
+    assert list(found.pushes) == ["negative"]
     C, N = alone(run, recording, main, positive, negative)
     assert_rows(found.push, [2 * norm(c - n) for c, n in zip(C, N, strict=True)])
 
@@ -184,12 +184,12 @@ def test_core_guidance_alone_is_recorded_too(main, positive, negative, patch, pr
 @pytest.mark.parametrize("kind", ["checkpoint", "same base", "prompt"])
 def test_probe_changes_no_bit(main, weak, positive, negative, guide, probe, node, sampler, kind):
     run, watched = Run.of(main, steps=STEPS, sampler=sampler), probe()
-    leg = {
+    push = {
         "checkpoint": {"weak_model": weak},
         "same base": {"weak_model": add_weights(main)},
         "prompt": {"weak_positive": node("DigitConditioning", digit="1")},
     }[kind]
-    inputs = {"model": main, "positive": positive, "negative": negative, **leg}
+    inputs = {"model": main, "positive": positive, "negative": negative, **push}
     plain, watching = guide(**inputs), guide(**inputs, probe=watched)
     latent = run.sample(watching)
     assert torch.equal(latent, run.sample(plain))
@@ -275,7 +275,7 @@ def test_predictions_are_not_kept(probe):
 def test_guider_of_another_kind_is_recorded_as_a_whole(
     main, weak, positive, negative, node, patch, probe
 ):
-    """What is not plain classifier-free guidance has no leg of its own, but is part of the push."""
+    """Only plain classifier-free guidance has a push of its own; all else is in the whole push."""
     run, watched = Run.of(main, steps=3), probe()
     patched, recording = record(patch(main, weak_model=weak, probe=watched))
     guider = node(
@@ -290,7 +290,7 @@ def test_guider_of_another_kind_is_recorded_as_a_whole(
     found = watched.record_of(run.sample(guider))
     (C,) = alone(run, recording, main, positive)
     (W,) = alone(run, recording, weak, positive)
-    assert list(found.legs) == ["weak"]
-    assert_rows(found.legs["weak"].push, [0.7 * norm(c - w) for c, w in zip(C, W, strict=True)])
+    assert list(found.pushes) == ["weak"]
+    assert_rows(found.pushes["weak"].added, [0.7 * norm(c - w) for c, w in zip(C, W, strict=True)])
     pairs = zip(recording.denoised, C, strict=True)
     assert_rows(found.push, [norm(guided - c) for guided, c in pairs])

@@ -61,11 +61,11 @@ def step_of(pack, noise):
 
 
 def guided_run(shape, formulas, noise, step_of, scale, pairs):
-    """Predictions of a run that is guided by one leg of one shape."""
+    """Predictions of a run that is guided by one push of one shape."""
     running = shape.start(noise)
     for i, (C, R) in enumerate(pairs):
         shaped = running(C - R, step_of(C, C, R, i), scale - 1)
-        yield formulas.add_leg(C, shaped, scale)
+        yield formulas.add_push(C, shaped, scale - 1)
 
 
 def pairs_of_a_run(shape=SHAPE):
@@ -174,7 +174,7 @@ def test_rescale_of_diffusers(scale, phi, formulas):
     C, R = predictions()
     expected = rescale_noise_cfg(core_cfg(C, R, scale), C, guidance_rescale=phi)
     shaped = formulas.rescaled(C - R, C, scale - 1, phi)
-    torch.testing.assert_close(formulas.add_leg(C, shaped, scale), expected)
+    torch.testing.assert_close(formulas.add_push(C, shaped, scale - 1), expected)
 
 
 @pytest.mark.parametrize("phi", [0.0, 0.7, 1.0])
@@ -192,7 +192,7 @@ def test_rescale_of_comfyui_is_ours_on_velocities(phi, formulas, hung):
     s = sigma.view(-1, 1, 1, 1)
     kept, share = 1 / (s**2 + 1), s / (s**2 + 1).sqrt()
     v_C, v_R = (kept * x - C) / share, (kept * x - R) / share
-    v = formulas.add_leg(v_C, formulas.rescaled(v_C - v_R, v_C, scale - 1, phi), scale)
+    v = formulas.add_push(v_C, formulas.rescaled(v_C - v_R, v_C, scale - 1, phi), scale - 1)
     torch.testing.assert_close(kept * x - share * v, expected)
 
 
@@ -206,7 +206,7 @@ def test_zero_star_of_diffusers(sigma, formulas):
     guidance = ClassifierFreeZeroStarGuidance(guidance_scale=7.5)
     guidance.set_state(step=1, num_inference_steps=STEPS, timestep=None)
     velocity = guidance.forward((x - C) / sigma, (x - R) / sigma).pred
-    actual = formulas.add_leg(C, formulas.zero_star(C - R, x, C), 7.5)
+    actual = formulas.add_push(C, formulas.zero_star(C - R, x, C), 6.5)
     torch.testing.assert_close(actual, x - sigma * velocity, rtol=1e-5, atol=1e-5)
 
 
@@ -234,7 +234,7 @@ def test_zero_star_and_comfyui_differ_by_the_latent_alone(comfy_nodes, formulas,
     }
     core = hung("CFGZeroStar")(arguments)
     s = sys.modules[comfy_nodes["CFGZeroStar"].__module__].optimized_scale(x - C, x - R)
-    actual = formulas.add_leg(C, formulas.zero_star(C - R, x, C), g)
+    actual = formulas.add_push(C, formulas.zero_star(C - R, x, C), g - 1)
     torch.testing.assert_close(actual, core - (g - 1) * (1 - s) * x)
 
 
@@ -253,7 +253,7 @@ def test_perp_neg_of_comfyui(scale, weight, monkeypatch, comfy_nodes, formulas):
     monkeypatch.setattr("comfy.samplers.calc_cond_batch", lambda model, conds, *args: [C, N, U])
     expected = guider.predict_noise(C, torch.ones(1))
     shaped = formulas.perp_neg(C - N, C, U, scale - 1, weight)
-    torch.testing.assert_close(formulas.add_leg(C, shaped, scale), expected)
+    torch.testing.assert_close(formulas.add_push(C, shaped, scale - 1), expected)
 
 
 # Frequency-decoupled guidance
@@ -268,5 +268,5 @@ def test_frequencies_of_diffusers(low, high, levels, formulas):
         guidance_scales=[high] * levels + [low], use_original_formulation=True
     )
     expected = guidance.forward(C, R).pred
-    actual = formulas.add_leg(C, formulas.frequencies(C - R, low, high, levels), 2.0)
+    actual = formulas.add_push(C, formulas.frequencies(C - R, low, high, levels), 1.0)
     torch.testing.assert_close(actual, expected)

@@ -34,7 +34,7 @@ EVERY_STEP = {"weak_every": 1}
 
 @pytest.fixture
 def pair(main, positive, negative):
-    """What both nodes need, for a run with both legs."""
+    """What both nodes need, for a run with both pushes."""
     return {"model": main, "positive": positive, "negative": negative}
 
 
@@ -118,9 +118,9 @@ def test_each_call_takes_what_was_found_in_its_block(sampler, every, guide, main
         assert close(recording.denoised[i], expected), f"model call {i} is off"
 
 
-def test_beside_a_negative_prompt(weak_leg, guide, pair, main, positive, negative):
+def test_beside_a_negative_prompt(weak_push, guide, pair, main, positive, negative):
     """Of which there is a prediction at every step."""
-    inputs, weak, prompt = weak_leg
+    inputs, weak, prompt = weak_push
     run = Run.of(main, steps=4)
     recorded, recording = record(main)
     run.sample(guide(**{**pair, **inputs, "model": recorded}, weak_every=3))
@@ -188,7 +188,7 @@ def test_interval_that_begins_within_a_block(guide, only, pair, main, weak, posi
 
 
 def test_shapes_act_at_every_step(guide, pair, main, weak, positive, negative, node):
-    """On what is carried over, with the present prediction; those of the other leg see it, too."""
+    """On what is carried over, with the present prediction; those of the other push see it, too."""
     eta, limit, beta, ratio = 0.2, 6.0, -0.5, 0.4
     run = Run.of(main, steps=4)
     recorded, recording = record(main)
@@ -362,9 +362,7 @@ def test_nothing_lasts_beyond_a_run(how, guide, pair, main, pack):
     assert torch.equal(run.sample(guider), latent)
     assert state(*patchers) == before
     gc.collect()
-    assert not [
-        each for each in gc.get_objects() if type(each) is pack.guiders.push.carried.Carried
-    ]
+    assert not [each for each in gc.get_objects() if type(each) is pack.guiders.push.memory.Carried]
 
 
 def test_probe_reads_what_is_carried_over(guide, pair, main, weak, pack, positive):
@@ -374,11 +372,11 @@ def test_probe_reads_what_is_carried_over(guide, pair, main, weak, pack, positiv
     run.sample(
         guide(**{**pair, "model": recorded}, weak_model=weak, weak_every=2, probe=watched),
     )
-    leg = watched.record_of().legs["weak"]
+    push = watched.record_of().pushes["weak"]
     (C,), (W,) = (alone(run, recording, model, positive) for model in (main, weak))
     lengths = [d.flatten(1).norm(dim=1) for d in deltas(recording, C, W, [0, 0, 2, 2])]
-    np.testing.assert_allclose(leg.difference, torch.stack(lengths), rtol=1e-4)
-    np.testing.assert_allclose(leg.push, (WEAK_SCALE - 1) * torch.stack(lengths), rtol=1e-4)
+    np.testing.assert_allclose(push.difference, torch.stack(lengths), rtol=1e-4)
+    np.testing.assert_allclose(push.added, (WEAK_SCALE - 1) * torch.stack(lengths), rtol=1e-4)
 
 
 def test_weak_model_that_changes_nothing(guide, pair):

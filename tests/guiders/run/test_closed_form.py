@@ -4,7 +4,7 @@ import comfy.sample
 import pytest
 import torch
 
-from support.rig import Legs, Run, add_weights, call, close, core_guider, record
+from support.rig import Pushes, Run, add_weights, call, close, core_guider, record
 
 WEAK_SCALE, CFG = 1.7, 3.0
 
@@ -18,16 +18,16 @@ def pair(request, main, weak):
     return (main, patched) if "weak" in request.param else (patched, main)
 
 
-@pytest.mark.parametrize("legs", ["weak", "negative", "both"])
+@pytest.mark.parametrize("pushes", ["weak", "negative", "both"])
 @pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp_sde"])
-def test_every_model_call_has_the_closed_form(legs, sampler, pair, positive, negative, guide):
+def test_every_model_call_has_the_closed_form(pushes, sampler, pair, positive, negative, guide):
     main, weak = pair
     run = Run.of(main, sampler=sampler)
-    inputs = {"negative": negative} if legs != "weak" else {}
-    inputs |= {"weak_model": weak} if legs != "negative" else {}
+    inputs = {"negative": negative} if pushes != "weak" else {}
+    inputs |= {"weak_model": weak} if pushes != "negative" else {}
     recorded, recording = record(main)
     run.sample(guide(model=recorded, positive=positive, **inputs))
-    Legs(
+    Pushes(
         main,
         positive,
         inputs.get("negative"),
@@ -108,17 +108,17 @@ def test_weak_positive_is_what_the_weak_model_sees(main, weak, positive, negativ
     recorded, recording = record(main)
     guider = guide(model=recorded, positive=positive, weak_model=weak, weak_positive=negative)
     run.sample(guider)
-    Legs(main, positive, weak=weak, weak_scale=WEAK_SCALE, weak_positive=negative).assert_hold(
+    Pushes(main, positive, weak=weak, weak_scale=WEAK_SCALE, weak_positive=negative).assert_hold(
         run, recording
     )
 
 
 def test_weak_positive_alone_makes_the_model_its_own_bad_version(main, positive, negative, guide):
-    """Then the weak leg is classifier-free guidance by another name."""
+    """Then the weak push is classifier-free guidance by another name."""
     run = Run.of(main)
-    weak_leg = run.sample(guide(model=main, positive=positive, weak_positive=negative))
+    weak_push = run.sample(guide(model=main, positive=positive, weak_positive=negative))
     cfg = run.sample(core_guider(main, positive, negative, WEAK_SCALE))
-    assert close(weak_leg, cfg, 1e-4)
+    assert close(weak_push, cfg, 1e-4)
 
 
 def test_two_patches_on_one_model_add_up(main, weak, positive, negative, patch):

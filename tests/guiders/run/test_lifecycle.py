@@ -42,7 +42,7 @@ def inputs(request, main, weak, negative, pack, monkeypatch):
 
 @pytest.fixture
 def guided(inputs, positive, negative, guide):
-    """A guider of both legs, its run, its models as loaded, and its latent."""
+    """A guider of both pushes, its run, its models as loaded, and its latent."""
     guider = guide(positive=positive, negative=negative, **inputs)
     run = Run.of(inputs["model"], steps=STEPS)
     latent = run.sample(guider)

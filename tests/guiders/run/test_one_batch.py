@@ -1,4 +1,4 @@
-"""A weak leg that differs in its conditioning only shares one batch with the main run's own."""
+"""A weak push that differs in its conditioning only shares one batch with the main run's own."""
 
 import comfy.hooks
 import comfy.samplers
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from support.rig import (
-    Legs,
+    Pushes,
     Run,
     add_weights,
     added_weights,
@@ -23,7 +23,7 @@ WEAK_SCALE, CFG = 1.7, 3.0
 
 @pytest.fixture(scope="module")
 def other(node):
-    """A prompt for the weak leg."""
+    """A prompt for the weak push."""
     return node("DigitConditioning", digit="8")
 
 
@@ -44,7 +44,7 @@ def check(positive, negative, other, guide):
         )
         with count_model_calls(main) as calls:
             run.sample(guider)
-        Legs(
+        Pushes(
             main,
             inputs["positive"],
             inputs["negative"],
@@ -91,7 +91,7 @@ def test_cfg_plus_plus(check, main):
 
 
 def test_main_model_with_weights_and_patches_of_its_own(check, main, node):
-    """What was put on the model before the node is on the weak leg, too."""
+    """What was put on the model before the node is on the weak push, too."""
     stacked = node("ModelSamplingAuraFlow", model=add_weights(main), shift=3.0)
     stacked.set_model_patch(lambda q, k, v, *_: {"q": q, "k": k, "v": 0.9 * v}, "attn1_patch")
     assert check(stacked) == 1
@@ -203,11 +203,11 @@ def test_context_windows(node, windowed):
     with count_model_calls(main) as calls:
         run.sample(core_guider(patched, positive, negative, CFG))
     assert calls == core_calls
-    legs = Legs(model, positive, negative, CFG, model, WEAK_SCALE, other)
-    legs.assert_hold(run, recording)
+    pushes = Pushes(model, positive, negative, CFG, model, WEAK_SCALE, other)
+    pushes.assert_hold(run, recording)
 
 
-def test_two_such_legs(main, positive, negative, other, node, patch):
+def test_two_such_pushes(main, positive, negative, other, node, patch):
     third = node("DigitConditioning", digit="1")
     run = Run.of(main)
     recorded, recording = record(main)
@@ -225,7 +225,7 @@ def test_two_such_legs(main, positive, negative, other, node, patch):
 def test_guider_that_asks_for_its_predictions_in_its_own_way(
     main, node, patch, perp_neg, positive, other
 ):
-    """Perp-Neg does not go by ComfyUI's batch function; the leg then has its own pass."""
+    """Perp-Neg does not go by ComfyUI's batch function; the push then has its own pass."""
     third = node("DigitConditioning", digit="1")
     run = Run.of(main)
     recorded, recording = record(main)
@@ -239,7 +239,7 @@ def test_guider_that_asks_for_its_predictions_in_its_own_way(
 
 
 def test_batch_function_of_another_pack(main, guide, positive, negative, other):
-    """It may take a positive and a negative prompt for granted, so the leg keeps out of it."""
+    """It may take a positive and a negative prompt for granted, so the push keeps out of it."""
 
     def batch(args):
         positive, negative = args["conds"]

@@ -12,7 +12,7 @@ import torch
 from comfy.patcher_extension import PatcherInjection
 
 from bench.memory import tensor_memory
-from support.rig import Legs, Run, add_weights, close, core_guider, record, small_card
+from support.rig import Pushes, Run, add_weights, close, core_guider, record, small_card
 
 WEAK_SCALE, CFG = 1.7, 3.0
 
@@ -26,7 +26,7 @@ def assert_closed_form(positive, negative, guide):
         recorded, recording = record(main)
         guider = guide(model=recorded, positive=positive, negative=negative, weak_model=weak)
         latent = run.sample(guider)
-        Legs(main, positive, negative, CFG, weak, WEAK_SCALE).assert_hold(run, recording)
+        Pushes(main, positive, negative, CFG, weak, WEAK_SCALE).assert_hold(run, recording)
         return latent
 
     return assert_closed_form
@@ -281,14 +281,14 @@ def test_switching_between_workflows(main, positive, negative, guide):
 @pytest.fixture
 def made(pack, monkeypatch):
     """Keys of the weak tensors that were made, in order."""
-    module = pack.guiders.run.prepared_weights
-    keys, patched_tensor = [], module._patched_tensor
+    patching = pack.guiders.comfy.Patching
+    keys, make = [], patching.make
 
-    def noted(main, maker, key):
+    def noted(self, key):
         keys.append(key)
-        return patched_tensor(main, maker, key)
+        return make(self, key)
 
-    monkeypatch.setattr(module, "_patched_tensor", noted)
+    monkeypatch.setattr(patching, "make", noted)
     return keys
 
 

@@ -26,8 +26,8 @@ class FullSize(TorchDispatchMode):
 
 # Beside the result: one for each product that is summed up, and one where a sum has two terms.
 MOST = {
-    "add_leg": (1, lambda f, a, b, c, s: f.add_leg(a, b, 2.0)),
-    "add_leg, of each sample": (1, lambda f, a, b, c, s: f.add_leg(a, b, s)),
+    "add_push": (1, lambda f, a, b, c, s: f.add_push(a, b, 1.0)),
+    "add_push, of each sample": (1, lambda f, a, b, c, s: f.add_push(a, b, s)),
     "projected": (3, lambda f, a, b, c, s: f.projected(a, b, 0.0)),
     "with_momentum": (1, lambda f, a, b, c, s: f.with_momentum(a, b, -0.5)),
     "capped": (1, lambda f, a, b, c, s: f.capped(a, 1.0)),

@@ -1,11 +1,11 @@
-"""The rest of ComfyUI keeps working with the leg on, each time checked against the closed form."""
+"""The rest of ComfyUI keeps working with the push on, each time checked against the closed form."""
 
 import comfy.hooks
 import pytest
 import torch
 
 from support.rig import (
-    Legs,
+    Pushes,
     Recording,
     Run,
     add_weights,
@@ -38,7 +38,7 @@ def check(positive, negative, guide, weak):
         if after is not None:
             guider = core_guider(after(guider.model_patcher), positive, negative, CFG)
         run.sample(guider)
-        Legs(after(main), positive, negative, CFG, weak, WEAK_SCALE).assert_hold(run, recording)
+        Pushes(after(main), positive, negative, CFG, weak, WEAK_SCALE).assert_hold(run, recording)
         return recording
 
     return check
@@ -174,14 +174,14 @@ def test_hook_lora_left_in_the_weights_by_the_main_pass(main, sibling, hooked, g
     run = Run.of(main, steps=6)
     recorded, recording = record(main)
     run.sample(guide(model=recorded, positive=hooked, weak_model=sibling))
-    Legs(main, hooked, weak=sibling, weak_scale=WEAK_SCALE).assert_hold(run, recording)
+    Pushes(main, hooked, weak=sibling, weak_scale=WEAK_SCALE).assert_hold(run, recording)
 
 
 def test_hook_lora_on_the_weak_positive_only(main, sibling, hooked, positive, guide):
     run = Run.of(main, steps=6)
     recorded, recording = record(main)
     run.sample(guide(model=recorded, positive=positive, weak_model=sibling, weak_positive=hooked))
-    Legs(main, positive, weak=sibling, weak_scale=WEAK_SCALE, weak_positive=hooked).assert_hold(
+    Pushes(main, positive, weak=sibling, weak_scale=WEAK_SCALE, weak_positive=hooked).assert_hold(
         run, recording
     )
 
@@ -218,7 +218,7 @@ def test_post_cfg_functions_of_others_get_the_push_too(main, weak, positive, neg
     recorded, recording = record(halved)
     run.sample(guide(model=recorded, positive=positive, negative=negative, weak_model=weak))
     plain = Recording(recording.x, recording.sigma, [2 * d for d in recording.denoised])
-    Legs(main, positive, negative, CFG, weak, WEAK_SCALE).assert_hold(run, plain)
+    Pushes(main, positive, negative, CFG, weak, WEAK_SCALE).assert_hold(run, plain)
 
 
 @pytest.mark.parametrize("name", ["RescaleCFG", "SkipLayerGuidanceDiT"])
@@ -276,8 +276,8 @@ def test_context_windows(check, node, windowed):
     recorded, recording = record(windowed(main))
     from_main_only = node("BadVersionPatch", model=recorded, weak_model=weak, weak_scale=WEAK_SCALE)
     run.sample(core_guider(from_main_only, positive, negative, CFG))
-    legs = Legs(windowed(main), positive, negative, CFG, windowed(weak), WEAK_SCALE)
-    legs.assert_hold(run, recording)
+    pushes = Pushes(windowed(main), positive, negative, CFG, windowed(weak), WEAK_SCALE)
+    pushes.assert_hold(run, recording)
 
 
 @pytest.fixture(params=["another checkpoint", "same base", "other prompt"])
@@ -291,7 +291,7 @@ def bad_version(request, main, weak, negative):
 
 
 def test_wrapper_of_another_pack_that_samples_twice(bad_version, main, positive, guide):
-    """What the leg hangs into a run must be gone when the same run is gone through again."""
+    """What the push hangs into a run must be gone when the same run is gone through again."""
     run = Run.of(main)
     once = run.sample(guide(model=main, positive=positive, **bad_version))
     twice = guide(model=sampling_twice(main), positive=positive, **bad_version)
@@ -332,7 +332,7 @@ def test_two_guiders_in_one_graph(main, weak, positive, negative, guide):
 
 
 def test_cloned_by_nodes_downstream(main, weak, positive, negative, patch):
-    """Every patch node behind ours clones the model; the leg must survive and stay single."""
+    """Every patch node behind ours clones the model; the push must survive and stay single."""
     patched = patch(main, weak_model=weak)
     run = Run.of(main)
     expected = run.sample(core_guider(patched, positive, negative, CFG))

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from support.rig import Legs, Run, record
+from support.rig import Pushes, Run, record
 
 NODE = "Some Weaken Node"
 MODES = ["drop", "noise", "blur"]
@@ -136,7 +136,7 @@ def test_as_the_weak_models_prompt(weaken, mode, main, positive, guide):
     run = Run.of(main)
     recorded, recording = record(main)
     run.sample(guide(model=recorded, positive=positive, weak_positive=weaker))
-    Legs(main, positive, weak=main, weak_scale=1.7, weak_positive=weaker).assert_hold(
+    Pushes(main, positive, weak=main, weak_scale=1.7, weak_positive=weaker).assert_hold(
         run, recording
     )
 

@@ -63,8 +63,8 @@ def test_smaller_model_costs_by_its_size(studio, ways):
 
 def test_every_way_draws(studio, ways, pack, monkeypatch):
     """Each through the nodes, from one and the same noise; no two of them draw the same."""
-    network = pack.guiders.weaken.blocks.Network.of(studio.main)
-    if not pack.guiders.weaken.passes.can_perturb_attention(network):  # ComfyUI's oldest release
+    network = pack.guiders.weaken.network.Network.of(studio.main)
+    if not pack.guiders.weaken.attention.can_be_replaced(network):  # ComfyUI's oldest release
         ways = {name: way for name, way in ways.items() if name != "weakened: attention"}
     monkeypatch.setattr(studio_module, "CLASSES", 2)
     drawn = {}

@@ -242,8 +242,9 @@ def test_runs_are_those_of_the_playground(short):
     methods = module_without_comfyui("playground.methods")
     sampling = module_without_comfyui("playground.sampling")
     models = methods.models()
-    legs = [sampling.Leg(models.weak, methods.WANTED, 2.0)]
-    ends = sampling.sample(models.main, methods.WANTED, legs, 60, 5).ends
+    settings = methods.Settings(2.0, 2.0)
+    bad_versions = methods.bad_version(models, settings)
+    ends = sampling.sample(models.main, methods.WANTED, bad_versions, 60, 5).ends
     ruler = module_without_comfyui("playground.scenes").ruler()
     assert figures["coverage"] == ruler.coverage(ends) and figures["distance"] is None
     assert figures["outliers"] == ruler.outliers(ends)

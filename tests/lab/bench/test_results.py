@@ -28,6 +28,13 @@ def test_readme_has_the_summary_as_it_was_measured():
     assert "\n".join(summary) in readme
 
 
+def test_page_has_the_words_of_what_writes_it():
+    """The words change more often than the figures, which take hours."""
+    around = re.split(r"\{\w+\}", quality.INTRO)
+    for words in (*around, quality.IN_SHORT, quality.TAKEN, quality.MISSED):
+        assert words in PAGE
+
+
 @pytest.mark.parametrize("name", ["Two dimensions", "Digits", "Emoji"])
 def test_every_part_has_its_pictures(name):
     pictures = re.findall(r"!\[.+?\]\((.+?)\)", section(name))

@@ -39,7 +39,7 @@ def test_the_small_classifier_reads_real_digits_of_any_stroke():
 
 
 def test_main_model_alone_and_with_its_bad_version(models, comfy_nodes):
-    """The thresholds of the card's thousand pictures, with room for the chance in fewer."""
+    """The thresholds of the card's thousand images, with room for the chance in fewer."""
     with torch.inference_mode():
         patch = comfy_nodes["BadVersionPatch"]
         (guided,) = call(patch, model=models.main, weak_model=models.weak, weak_scale=2.0)

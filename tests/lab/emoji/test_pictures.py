@@ -25,7 +25,7 @@ def test_no_glyph_is_of_two_kinds():
 
 
 def test_held_out_glyphs_are_never_trained_on():
-    """Of each kind about a tenth; and no two glyphs are the same picture."""
+    """Of each kind about a tenth; and no two glyphs are the same image."""
     seen, unseen = glyphs(), glyphs(held_out=True)
     for label, kind in enumerate(KINDS):
         some, others = (int((labels == label).sum()) for _, labels in (seen, unseen))
@@ -65,7 +65,7 @@ def test_other_sizes(height, width):
 
 
 def test_no_detail_is_finer_than_two_pixels():
-    """A picture made half as large, and large again, is the same picture."""
+    """An image made half as large, and large again, is the same image."""
     pictures = drawn()
     half = torch.nn.functional.avg_pool2d(pictures, DETAIL)
     again = torch.nn.functional.interpolate(half, scale_factor=DETAIL, mode="bilinear")

@@ -1,4 +1,4 @@
-"""A leg with a schedule: the push of each step, its cost, and what schedules remember."""
+"""A push with a schedule: the push of each step, its cost, and what schedules remember."""
 
 import comfy.hooks
 import comfy.samplers
@@ -41,12 +41,12 @@ FROM_TOP_TO_END = {"direction": "falling", "curve": "linear", "start": 0.0, "end
 
 @pytest.fixture
 def pair(main, positive, negative):
-    """What both nodes need, for a run with both legs."""
+    """What both nodes need, for a run with both pushes."""
     return {"model": main, "positive": positive, "negative": negative}
 
 
-def test_both_legs_have_a_schedule_each(weak_leg, guide, curve, main, positive, negative):
-    inputs, weak, prompt = weak_leg
+def test_both_pushes_have_a_schedule_each(weak_push, guide, curve, main, positive, negative):
+    inputs, weak, prompt = weak_push
     run = Run.of(main, steps=5)
     of_weak, of_negative = (0.5, 0.0, 0.0, 2.0, -0.3), (1.0, 0.7, 0.0, 0.0, 1.2)
     recorded, recording = record(main)
@@ -86,7 +86,7 @@ def passes(main, weak):
 
 
 def test_weak_model_makes_no_pass_outside_of_its_interval(passes, guide, only, pair, main, weak):
-    """Its first pass comes before the main model's, at the first step where the leg is on."""
+    """Its first pass comes before the main model's, at the first step where the push is on."""
     run = Run.of(main, steps=5, shape=(1, 16, 8, 8))
     run.sample(guide(**pair, weak_model=weak, weak_schedule=only(run, 1, 2)))
     main_pass, weak_pass = ("main", 2), ("weak", 1)
@@ -134,20 +134,20 @@ def test_schedule_that_begins_at_0_makes_no_pass_for_its_first_step(
     assert passes == [("main", 1), one, both, both, one]
 
 
-@pytest.mark.parametrize("leg", ["negative", "weak"])
+@pytest.mark.parametrize("push", ["negative", "weak"])
 def test_empty_prompt_is_asked_for_inside_of_the_interval_only(
-    leg, passes, guide, only, pair, main, weak, node
+    push, passes, guide, only, pair, main, weak, node
 ):
     run = Run.of(main, steps=4, shape=(1, 16, 8, 8))
     empty = node("DigitConditioning", digit="8")
-    push = {
-        f"{leg}_schedule": only(run, 1, 2),
-        f"{leg}_shape": node("BadVersionPerpNegShape", empty=empty, weight=1.0),
+    inputs = {
+        f"{push}_schedule": only(run, 1, 2),
+        f"{push}_shape": node("BadVersionPerpNegShape", empty=empty, weight=1.0),
     }
-    run.sample(guide(**pair, weak_model=weak, **push))
+    run.sample(guide(**pair, weak_model=weak, **inputs))
     sizes = [size for name, size in passes if name == "main"]
-    assert sizes == {"negative": [1, 3, 3, 1], "weak": [2, 3, 3, 2]}[leg]
-    assert len(passes) - len(sizes) == {"negative": 4, "weak": 2}[leg]
+    assert sizes == {"negative": [1, 3, 3, 1], "weak": [2, 3, 3, 2]}[push]
+    assert len(passes) - len(sizes) == {"negative": 4, "weak": 2}[push]
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.0])
@@ -183,22 +183,22 @@ def warnings(caplog):
     return [r.message for r in caplog.records if "it was off at every step" in r.message]
 
 
-@pytest.mark.parametrize("leg", ["weak", "negative"])
+@pytest.mark.parametrize("push", ["weak", "negative"])
 @pytest.mark.parametrize("on", [False, True])
-def test_leg_that_is_off_throughout_is_told_of(leg, on, caplog, guide, only, pair, main, weak):
+def test_push_that_is_off_throughout_is_told_of(push, on, caplog, guide, only, pair, main, weak):
     """Once, with what the artist needs to set it right."""
     run = Run.of(main, steps=5)
     late = run.with_(sigmas=run.sigmas[2:])
     steps = (0, 1, 2) if on else (0, 1)
-    late.sample(guide(**pair, weak_model=weak, **{f"{leg}_schedule": only(run, *steps)}))
+    late.sample(guide(**pair, weak_model=weak, **{f"{push}_schedule": only(run, *steps)}))
     told = warnings(caplog)
     assert len(told) == (0 if on else 1)
     if not on:
-        assert told[0].startswith(f"Bad-Version Guider, input '{leg}_schedule': ")
+        assert told[0].startswith(f"Bad-Version Guider, input '{push}_schedule': ")
         assert f"{run.sigmas[2]:.4g} to 0" in told[0]
 
 
-def test_leg_that_was_not_asked_for_is_not_told_of(caplog, guide, only, pair, main):
+def test_push_that_was_not_asked_for_is_not_told_of(caplog, guide, only, pair, main):
     run = Run.of(main, steps=5)
     late = run.with_(sigmas=run.sigmas[2:])
     late.sample(guide(**pair, cfg=1.0, negative_schedule=only(run, 0, 1)))
@@ -291,7 +291,7 @@ def calibrated(sigma, difference, flow):
 def test_distance_calibrated_sets_the_scale_by_itself(
     weak_scale, sign, guide, curve, main, weak, positive, negative, node
 ):
-    """On both legs, with another schedule on one of them; the node's scale says which way to go."""
+    """On both pushes, one with another schedule too; the node's scale says which way to go."""
     run = Run.of(main)
     factors = (0.5, 1.0, 1.6)
     alone_it = node("BadVersionDistanceCalibrated", **CALIBRATED)
@@ -350,7 +350,7 @@ def test_dynamic_negative_where_both_prompts_are_the_same(guide, pair, main, nod
 
 @pytest.fixture
 def live(node):
-    """Schedules that remember, on both legs."""
+    """Schedules that remember, on both pushes."""
     return {
         "weak_schedule": node("BadVersionDynamicNegative", **DYNAMIC),
         "negative_schedule": node(
@@ -495,8 +495,10 @@ def hooked(main):
 
 
 @pytest.mark.parametrize("kind", ["prompt of its own", "same base"])
-def test_hooks_of_legs_that_set_in_late(kind, guide, only, hooked, main, positive, negative, node):
-    """On each prompt a LoRA of its own, whose strength changes once the legs are on.
+def test_hooks_of_pushes_that_set_in_late(
+    kind, guide, only, hooked, main, positive, negative, node
+):
+    """On each prompt a LoRA of its own, whose strength changes once the pushes are on.
 
     A first strength that is over by then would come for one step all the same: ComfyUI guarantees
     every keyframe a step.
@@ -552,9 +554,9 @@ STEPS = 3
 
 
 @pytest.fixture
-def guided(weak_leg, guide, live, only, pair, main, node):
+def guided(weak_push, guide, live, only, pair, main, node):
     """A guider with everything that lasts over steps, its run, and its models as loaded."""
-    inputs, weak, _ = weak_leg
+    inputs, weak, _ = weak_push
     run = Run.of(main, steps=STEPS)
     push = {
         **live,

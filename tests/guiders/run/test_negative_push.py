@@ -1,4 +1,4 @@
-"""The negative leg with a schedule and a shape of its own, whichever node and guider makes it.
+"""The negative push with a schedule and a shape of its own, whichever node and guider makes it.
 
 ``guided = C + (cfg − 1) · factor · shape(C − N) + (weak_scale − 1)(C − W)``, from predictions that
 core guiders make by themselves.
@@ -81,12 +81,12 @@ def zero_star(x, C, R):
     return x - along(x - C, x - R)
 
 
-WEAK_LEGS = ["another checkpoint", "same base", "prompt alone", "none"]
+WEAK_PUSHES = ["another checkpoint", "same base", "prompt alone", "none"]
 
 
-@pytest.fixture(params=WEAK_LEGS)
-def weak_leg(request, main, weak, node):
-    """Inputs for a weak leg, with the model and the prompt that its reference comes from."""
+@pytest.fixture(params=WEAK_PUSHES)
+def weak_push(request, main, weak, node):
+    """Inputs for a weak push, with the model and the prompt that its reference comes from."""
     other = node("DigitConditioning", digit="8")
     lora = add_weights(main)
     return {
@@ -97,8 +97,8 @@ def weak_leg(request, main, weak, node):
     }[request.param]
 
 
-def test_schedule_has_the_closed_form(make, curve, weak_leg, main, positive, negative):
-    inputs, weak, weak_positive = weak_leg
+def test_schedule_has_the_closed_form(make, curve, weak_push, main, positive, negative):
+    inputs, weak, weak_positive = weak_push
     run = Run.of(main, steps=5)
     factors = (0.5, 0.0, 1.5, 1.0, -0.4)
     recorded, recording = record(main)
@@ -121,7 +121,7 @@ def of_call(recording, call):
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_shape_has_the_closed_form(name, make, curve, main, weak, positive, negative, node):
-    """With a schedule, whose scale of the step is what a shape is to go by, and with a weak leg."""
+    """With a schedule, whose scale of the step a shape is to go by, and with a weak push."""
     settings, formula = SHAPES[name]
     run = Run.of(main)
     factors = (1.3, 0.6, 1.0)
@@ -223,7 +223,7 @@ def test_what_changes_nothing_gives_the_picture_of_core(kind, make, main, positi
 
 @pytest.fixture
 def pushes(node, dynamic, negative):
-    """Everything that can be plugged in for the negative leg."""
+    """Everything that can be plugged in for the negative push."""
     early = node("BadVersionGuidanceInterval", unit="percent", start=0.0, end=0.6)
     live = dynamic(prior=0.05, offset=0.1, schedule=early)
     shape = node("BadVersionProjectedShape", eta=0.0, norm_threshold=3.0, momentum=-0.5)
@@ -247,7 +247,7 @@ def test_nothing_plugged_in_is_core(make, main, positive, negative, pushes):
 
 
 @pytest.mark.parametrize("sampler", ["euler", "euler_cfg_pp"])
-def test_outside_of_an_interval_is_no_negative_leg(sampler, make, main, positive, node):
+def test_outside_of_an_interval_is_no_negative_push(sampler, make, main, positive, node):
     """To samplers of the CFG++ kind this is the positive prediction once more."""
     run = Run.of(main, sampler=sampler)
     never = node("BadVersionGuidanceInterval", unit="sigma", start=9000.0, end=8000.0)
@@ -418,18 +418,21 @@ def test_guidance_that_is_not_plain_is_refused(
 
 
 @pytest.mark.parametrize("kind", ["schedule", "shape"])
-@pytest.mark.parametrize("leg", ["negative", "weak"])
-def test_without_a_leg_to_act_on_the_guider_refuses(
-    leg, kind, guide, main, weak, positive, negative, pushes
+@pytest.mark.parametrize("push", ["negative", "weak"])
+def test_without_a_push_to_act_on_the_guider_refuses(
+    push, kind, guide, main, weak, positive, negative, pushes
 ):
-    others = {"negative": {"weak_model": weak}, "weak": {"negative": negative}}[leg]
+    others = {"negative": {"weak_model": weak}, "weak": {"negative": negative}}[push]
     with pytest.raises(ValueError) as caught:
         guide(
-            model=main, positive=positive, **others, **{f"{leg}_{kind}": pushes[f"negative_{kind}"]}
+            model=main,
+            positive=positive,
+            **others,
+            **{f"{push}_{kind}": pushes[f"negative_{kind}"]},
         )
     text = str(caught.value)
-    assert text.startswith(f"Bad-Version Guider, input '{leg}_{kind}': got a {kind}, but there is")
-    needed = {"negative": "'negative'", "weak": "'weak_model' or 'weak_positive'"}[leg]
+    assert text.startswith(f"Bad-Version Guider, input '{push}_{kind}': got a {kind}, but there is")
+    needed = {"negative": "'negative'", "weak": "'weak_model' or 'weak_positive'"}[push]
     assert f"Expected something connected to {needed}" in text
 
 
@@ -532,7 +535,7 @@ def test_two_patches_on_one_model(patch, curve, main, positive, negative, node):
 def test_two_patches_where_the_one_is_off_and_the_other_compares(
     order, patch, main, weak, positive, negative, node
 ):
-    """A weak leg that compares with a negative one which another patch has switched off."""
+    """A weak push that compares with a negative one which another patch has switched off."""
     run = Run.of(main)
     off_first = {"negative_schedule": node("BadVersionGuidanceInterval", **only(run, 1, 2))}
     compares = {

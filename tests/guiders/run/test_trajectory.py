@@ -70,7 +70,7 @@ def sampled(name, kind="noise", scheduler="simple", steps=7, **options):
 
 @pytest.fixture(scope="module")
 def trajectory(pack):
-    return pack.guiders.push.trajectory.Trajectory
+    return pack.guiders.push.memory.Trajectory
 
 
 def followed(trajectory, calls):

@@ -1,4 +1,4 @@
-"""Shapes on the weak leg, shapes that compare both legs, and what shapes remember or ask for."""
+"""Shapes on the weak push, shapes that compare both pushes, and what shapes remember or ask for."""
 
 import gc
 import weakref
@@ -40,7 +40,7 @@ def eight(node):
 
 @pytest.fixture
 def prompts(positive, eight):
-    """Of a run with a negative leg."""
+    """Of a run with a negative push."""
     return {"positive": positive, "negative": eight}
 
 
@@ -60,7 +60,7 @@ def taken_apart(main, weak, positive, eight):
     return taken_apart
 
 
-# Of one sample, on the weak leg: what is added to C at a scale s.
+# Of one sample, on the weak push: what is added to C at a scale s.
 SHAPES = {
     "BadVersionProjectedShape": (
         {"eta": -0.5, "norm_threshold": 5.0, "momentum": 0.0},
@@ -96,9 +96,9 @@ def perp_neg(C, R, U, s, weight):
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_shape_of_the_weak_leg(name, weak_leg, guide, main, positive, prompts, node, eight):
+def test_shape_of_the_weak_push(name, weak_push, guide, main, positive, prompts, node, eight):
     settings, formula = SHAPES[name]
-    inputs, weak, prompt = weak_leg
+    inputs, weak, prompt = weak_push
     run = Run.of(main)
     recorded, recording = record(main)
     run.sample(guide(model=recorded, **prompts, **inputs, weak_shape=node(name, **settings)))
@@ -127,11 +127,11 @@ def test_coarse_and_fine_are_pushed_apart(guide, main, weak, positive, node, pac
 
 
 @pytest.mark.parametrize("keep", ["different", "common"])
-@pytest.mark.parametrize("leg", ["weak", "negative", "both"])
-def test_reject_compares_with_the_other_leg(
-    keep, leg, guide, main, weak, prompts, node, taken_apart
+@pytest.mark.parametrize("push", ["weak", "negative", "both"])
+def test_reject_compares_with_the_other_push(
+    keep, push, guide, main, weak, prompts, node, taken_apart
 ):
-    """With its plain difference, whatever shape and schedule that leg has of its own."""
+    """With its plain difference, whatever shape and schedule that push has of its own."""
 
     def reject(delta, other):
         part = along(delta, other)
@@ -143,9 +143,9 @@ def test_reject_compares_with_the_other_leg(
         f"{each}_shape": node("BadVersionCapShape", relative_to="number", limit=limit)
         for each, limit in capped.items()
     }
-    own = {"both": ["weak", "negative"]}.get(leg, [leg])
-    for each_leg in own:
-        name = f"{each_leg}_shape"
+    own = {"both": ["weak", "negative"]}.get(push, [push])
+    for each_push in own:
+        name = f"{each_push}_shape"
         shapes[name] = node("BadVersionRejectShape", keep=keep, shape=shapes[name])
     ramp = node(
         "BadVersionGuidanceRamp",
@@ -192,21 +192,21 @@ def share_done(sampling, sigma):
     return percents[low]
 
 
-@pytest.mark.parametrize("leg", ["weak", "negative"])
-def test_cap_relative_to_the_other_leg(leg, guide, main, weak, prompts, node, taken_apart):
+@pytest.mark.parametrize("push", ["weak", "negative"])
+def test_cap_relative_to_the_other_push(push, guide, main, weak, prompts, node, taken_apart):
     run = Run.of(main)
     recorded, recording = record(main)
-    ratio = {"weak": 0.7, "negative": 0.4}[leg]
+    ratio = {"weak": 0.7, "negative": 0.4}[push]
     shape = node("BadVersionCapShape", relative_to="other push", limit=ratio)
-    run.sample(guide(model=recorded, **prompts, weak_model=weak, **{f"{leg}_shape": shape}))
+    run.sample(guide(model=recorded, **prompts, weak_model=weak, **{f"{push}_shape": shape}))
     held = []
     for i, (C, N, W) in enumerate(taken_apart(run, recording)):
-        R, other = (W, N) if leg == "weak" else (N, W)
-        push = each(lambda C, R, S: at_most(C - R, ratio * (C - S).norm()), C, R, other)
-        held.append(not close(push, C - R))
-        plain = (CFG - 1) * (C - N) if leg == "weak" else (WEAK_SCALE - 1) * (C - W)
-        own = (WEAK_SCALE if leg == "weak" else CFG) - 1
-        assert close(recording.denoised[i], C + plain + own * push), f"model call {i} is off"
+        R, other = (W, N) if push == "weak" else (N, W)
+        delta = each(lambda C, R, S: at_most(C - R, ratio * (C - S).norm()), C, R, other)
+        held.append(not close(delta, C - R))
+        plain = (CFG - 1) * (C - N) if push == "weak" else (WEAK_SCALE - 1) * (C - W)
+        own = (WEAK_SCALE if push == "weak" else CFG) - 1
+        assert close(recording.denoised[i], C + plain + own * delta), f"model call {i} is off"
     assert any(held)
 
 
@@ -217,25 +217,25 @@ COMPARING = {
 
 
 @pytest.mark.parametrize("name", COMPARING)
-@pytest.mark.parametrize("leg", ["weak", "negative"])
-def test_with_the_other_leg_off_nothing_is_compared(
-    leg, name, guide, only, main, weak, prompts, node, taken_apart
+@pytest.mark.parametrize("push", ["weak", "negative"])
+def test_with_the_other_push_off_nothing_is_compared(
+    push, name, guide, only, main, weak, prompts, node, taken_apart
 ):
-    """The other leg is on at the middle one of three steps, and makes its pass there only."""
+    """The other push is on at the middle one of three steps, and makes its pass there only."""
     run = Run.of(main)
-    other = {"weak": "negative", "negative": "weak"}[leg]
+    other = {"weak": "negative", "negative": "weak"}[push]
     recorded, recording = record(main)
-    push = {
-        f"{leg}_shape": node(name, **COMPARING[name]),
+    inputs = {
+        f"{push}_shape": node(name, **COMPARING[name]),
         f"{other}_schedule": only(run, 1),
     }
     with batch_sizes(main) as sizes, batch_sizes(weak) as weak_sizes:
-        run.sample(guide(model=recorded, **prompts, weak_model=weak, **push))
-    assert sizes == ([2, 4, 2] if leg == "weak" else [4, 4, 4])
-    assert weak_sizes == ([2, 2, 2] if leg == "weak" else [2])
+        run.sample(guide(model=recorded, **prompts, weak_model=weak, **inputs))
+    assert sizes == ([2, 4, 2] if push == "weak" else [4, 4, 4])
+    assert weak_sizes == ([2, 2, 2] if push == "weak" else [2])
     for i, (C, N, W) in enumerate(taken_apart(run, recording)):
         on = {"weak": (WEAK_SCALE - 1) * (C - W), "negative": (CFG - 1) * (C - N)}
-        expected = C + on[leg] + (on[other] if i == 1 else 0)
+        expected = C + on[push] + (on[other] if i == 1 else 0)
         assert close(recording.denoised[i], expected) == (i != 1), f"model call {i}"
 
 
@@ -251,27 +251,27 @@ def test_patch_at_cfg_of_1_has_nothing_to_compare_with(
 
 
 @pytest.mark.parametrize("name", COMPARING)
-@pytest.mark.parametrize("leg", ["weak", "negative"])
-def test_guider_without_the_other_leg_refuses_to_compare(
-    leg, name, guide, main, weak, positive, negative, node
+@pytest.mark.parametrize("push", ["weak", "negative"])
+def test_guider_without_the_other_push_refuses_to_compare(
+    push, name, guide, main, weak, positive, negative, node
 ):
-    others = {"weak": {"weak_model": weak}, "negative": {"negative": negative}}[leg]
+    others = {"weak": {"weak_model": weak}, "negative": {"negative": negative}}[push]
     shape = node(name, **COMPARING[name])
     with pytest.raises(ValueError) as caught:
-        guide(model=main, positive=positive, **others, **{f"{leg}_shape": shape})
+        guide(model=main, positive=positive, **others, **{f"{push}_shape": shape})
     text = str(caught.value)
     display = {"BadVersionRejectShape": "Reject Shape", "BadVersionCapShape": "Cap Shape"}[name]
     assert text.startswith(
-        f"Bad-Version Guider, input '{leg}_shape': got {display}, which compares"
+        f"Bad-Version Guider, input '{push}_shape': got {display}, which compares"
     )
-    needed = {"weak": "'negative'", "negative": "'weak_model' or 'weak_positive'"}[leg]
+    needed = {"weak": "'negative'", "negative": "'weak_model' or 'weak_positive'"}[push]
     assert f"Expected something connected to {needed}" in text
 
 
-def test_perp_neg_on_both_legs_predicts_the_empty_prompt_once(
+def test_perp_neg_on_both_pushes_predicts_the_empty_prompt_once(
     guide, main, weak, positive, negative, eight, node
 ):
-    """And each leg weighs it by its own scale."""
+    """And each push weighs it by its own scale."""
     run = Run.of(main)
     shapes = {
         "weak_shape": node("BadVersionPerpNegShape", empty=negative, weight=0.6),
@@ -385,11 +385,12 @@ def with_momentum(C, R, starts):
 def test_momentum_follows_the_steps_that_were_taken(
     sampler, guide, main, weak, prompts, node, taken_apart
 ):
-    """On both legs, each with an average of its own."""
+    """On both pushes, each with an average of its own."""
     run = Run.of(main, sampler=sampler_of(sampler))
     recorded, recording = record(main)
     shapes = {
-        f"{leg}_shape": node("BadVersionProjectedShape", **MOMENTUM) for leg in ("weak", "negative")
+        f"{push}_shape": node("BadVersionProjectedShape", **MOMENTUM)
+        for push in ("weak", "negative")
     }
     run.sample(guide(model=recorded, **prompts, weak_model=weak, **shapes))
     C, N, W = zip(*taken_apart(run, recording), strict=True)
@@ -435,7 +436,7 @@ def test_momentum_of_steps_inside_of_the_interval(
 
 @pytest.fixture
 def remembering(node, main, weak, prompts):
-    """Inputs for a guider whose legs both remember earlier steps."""
+    """Inputs for a guider whose pushes both remember earlier steps."""
     shape = node("BadVersionProjectedShape", **MOMENTUM)
     return {
         "model": main,
@@ -516,10 +517,10 @@ def test_nothing_is_kept_after_a_run(guide, remembering, main, pack):
 @pytest.mark.parametrize("how", TROUBLES, ids=["exception", "interrupt"])
 @pytest.mark.parametrize("at_call", range(4))
 def test_trouble_leaves_everything_as_it_was(
-    how, at_call, weak_leg, guide, main, positive, negative, eight, node
+    how, at_call, weak_push, guide, main, positive, negative, eight, node
 ):
     """With an empty prompt beside the weak model, one within the other."""
-    inputs, weak, _ = weak_leg
+    inputs, weak, _ = weak_push
     shape = node("BadVersionProjectedShape", **MOMENTUM)
     shapes = {
         "weak_shape": shape,
@@ -554,9 +555,9 @@ BAD_EMPTY = [
 ]
 
 
-@pytest.mark.parametrize("weak_leg, when", BAD_EMPTY)
+@pytest.mark.parametrize("weak_push, when", BAD_EMPTY)
 def test_empty_prompt_that_the_model_cannot_take(
-    weak_leg, when, guide, only, main, weak, positive, negative, eight, node
+    weak_push, when, guide, only, main, weak, positive, negative, eight, node
 ):
     """The node that it is plugged into is named, and nothing is left changed."""
     run = Run.of(main)
@@ -566,7 +567,7 @@ def test_empty_prompt_that_the_model_cannot_take(
         "none": {},
         "another checkpoint": {"weak_model": weak},
         "prompt alone": {"weak_positive": eight},
-    }[weak_leg]
+    }[weak_push]
     if when == "late":
         inputs["negative_schedule"] = only(run, 1, 2)
     shape = node("BadVersionPerpNegShape", empty=conditionings[0], weight=1.0)

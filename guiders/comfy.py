@@ -1,0 +1,550 @@
+"""ComfyUI, as the rest of guiders sees it.
+
+No other file here imports ComfyUI, or reads what it keeps for itself on models, layers and options.
+So a release that has renamed something is followed here, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import importlib
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# In every release from 0.3.52, the oldest that the pack is for, to 0.33.0.
+NEEDED = {
+    "comfy.context_windows": ("ContextHandlerABC",),
+    "comfy.hooks": ("AdditionalModelsHook", "HookGroup"),
+    "comfy.ldm.modules.attention": ("optimized_attention_masked",),
+    "comfy.lora": ("calculate_weight",),
+    "comfy.model_management": (
+        "InterruptProcessingException",
+        "OOM_EXCEPTION",
+        "cast_to_device",
+        "throw_exception_if_processing_interrupted",
+    ),
+    "comfy.model_patcher": (
+        "LowVramPatch",
+        "ModelPatcher",
+        "create_hook_patches_clone",
+        "create_model_options_clone",
+        "get_key_weight",
+    ),
+    "comfy.patcher_extension": (
+        "WrappersMP.APPLY_MODEL",
+        "WrappersMP.OUTER_SAMPLE",
+        "WrappersMP.PREDICT_NOISE",
+        "WrappersMP.PREPARE_SAMPLING",
+        "WrappersMP.SAMPLER_SAMPLE",
+        "add_wrapper_with_key",
+    ),
+    "comfy.sampler_helpers": ("convert_cond",),
+    "comfy.samplers": (
+        "CFGGuider.inner_sample",
+        "CFGGuider.outer_sample",
+        "CFGGuider.sample",
+        "CFGGuider.set_cfg",
+        "CFGGuider.set_conds",
+        "Sampler",
+        "calc_cond_batch",
+    ),
+    "comfy.utils": ("get_attr", "set_attr", "set_attr_param"),
+    "comfy.weight_adapter": ("WeightAdapterBase",),
+}
+NEEDED_ON_PATCHERS = (
+    "additional_models",
+    "attachments",
+    "backup",
+    "cached_hook_patches",
+    "callbacks",
+    "detach",
+    "eject_model",
+    "hook_backup",
+    "hook_patches",
+    "hook_patches_backup",
+    "inject_model",
+    "injections",
+    "object_patches",
+    "object_patches_backup",
+    "patch_hooks",
+    "patch_weight_to_device",
+    "patches",
+    "patches_uuid",
+    "pre_run",
+    "size",
+    "use_ejected",
+    "weight_inplace_update",
+    "wrappers",
+)
+
+
+def missing_names() -> list[str]:
+    """What of all this the running ComfyUI has not, by full name."""
+    missing = []
+    for module_name, names in NEEDED.items():
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError:
+            missing.append(module_name)
+            continue
+        for name in names:
+            try:
+                attrgetter(name)(module)
+            except AttributeError:
+                missing.append(f"{module_name}.{name}")
+    if not missing:
+        from comfy.model_patcher import ModelPatcher
+
+        cpu = torch.device("cpu")
+        patcher = ModelPatcher(torch.nn.Module(), cpu, cpu)
+        missing = [
+            f"comfy.model_patcher.ModelPatcher.{name}"
+            for name in NEEDED_ON_PATCHERS
+            if not hasattr(patcher, name)
+        ]
+    return missing
+
+
+def require_names() -> None:
+    """Raise ``ImportError`` with the names of what is missing; ComfyUI goes on without the pack."""
+    missing = missing_names()
+    if missing:
+        from comfyui_version import __version__
+
+        raise ImportError(
+            f"Bad-Version Guider cannot be loaded: ComfyUI {__version__} has no "
+            f"{', '.join(missing)}. It is tested on ComfyUI 0.3.52 to 0.33.0; look for a newer "
+            "version of the pack."
+        )
+
+
+require_names()
+
+import comfy.hooks
+import comfy.ldm.modules.attention
+import comfy.lora
+import comfy.model_management
+import comfy.model_patcher
+import comfy.patcher_extension
+import comfy.samplers
+import comfy.utils
+from comfy.context_windows import ContextHandlerABC
+from comfy.model_patcher import LowVramPatch, ModelPatcher
+from comfy.patcher_extension import WrappersMP
+from comfy.sampler_helpers import convert_cond
+from comfy.samplers import CFGGuider, Sampler
+from comfy.weight_adapter import WeightAdapterBase
+
+__all__ = [
+    "CFGGuider",
+    "ModelPatcher",
+    "Sampler",
+    "WeightAdapterBase",
+    "WrappersMP",
+    "convert_cond",
+]
+
+# A conditioning in ComfyUI's inner form, as guiders hold it.
+InnerConditioning = list[dict[str, Any]]
+
+# From the arguments of ComfyUI's batch function to one prediction per conditioning.
+BatchFunction = Callable[[dict[str, Any]], list["Tensor"]]
+
+# What ComfyUI itself knows how to tell an artist.
+CANCEL_OR_MEMORY = (
+    comfy.model_management.InterruptProcessingException,
+    comfy.model_management.OOM_EXCEPTION,
+)
+
+# ------------------------------------------------------------------------------ options of a run
+
+BATCH_FUNCTION = "sampler_calc_cond_batch_function"
+PRE_CFG = "sampler_pre_cfg_function"
+POST_CFG = "sampler_post_cfg_function"
+CONTEXT_WINDOWS = "context_handler"
+
+# Keys of options and wrappers that act on the guided result or on the run around it, rather than on
+# a single prediction.
+_SAMPLER_SIDE = {
+    "sampler_cfg_function",
+    PRE_CFG,
+    POST_CFG,
+    "disable_cfg1_optimization",
+    WrappersMP.OUTER_SAMPLE,
+    WrappersMP.PREPARE_SAMPLING,
+    WrappersMP.SAMPLER_SAMPLE,
+    WrappersMP.PREDICT_NOISE,
+}
+
+
+@contextmanager
+def own_options(guider: CFGGuider) -> Iterator[dict[str, Any]]:
+    """Give a guider options of its own for a while, which may be changed at will."""
+    options = guider.model_options
+    guider.model_options = comfy.model_patcher.create_model_options_clone(options)
+    try:
+        yield guider.model_options
+    finally:
+        guider.model_options = options
+
+
+def load_along(options: dict[str, Any], models: Sequence[ModelPatcher], key: str) -> None:
+    """Let a run load models with its own; ComfyUI has no other way in once a run has begun."""
+    if not models:
+        return
+    registered = options.get("registered_hooks")
+    hooks = comfy.hooks.HookGroup()
+    along = comfy.hooks.AdditionalModelsHook(list(models), key=key)
+    for hook in [*(registered.hooks if registered is not None else ()), along]:
+        hooks.add(hook)
+    options["registered_hooks"] = hooks
+
+
+def wrap_calls(options: dict[str, Any], key: str, wrapper: Callable[..., Tensor]) -> None:
+    """Put a wrapper around each model call of a run."""
+    comfy.patcher_extension.add_wrapper_with_key(
+        WrappersMP.PREDICT_NOISE, key, wrapper, options, is_model_options=True
+    )
+
+
+def predict_batch(args: dict[str, Any]) -> list[Tensor]:
+    """What ComfyUI does where no batch function stands."""
+    names = ("model", "conds", "input", "sigma", "model_options")
+    return comfy.samplers.calc_cond_batch(*(args[name] for name in names))
+
+
+def make_ready_again(guider: CFGGuider) -> None:
+    """Let a guider's model predict once more where another run has cleaned it up in between."""
+    if guider.inner_model.current_patcher is None:
+        guider.model_patcher.pre_run()
+
+
+def predict(
+    guider: CFGGuider, name: str, x: Tensor, sigma: Tensor, options: dict[str, Any]
+) -> Tensor:
+    """The denoised prediction of a guider's model for one of its conditionings.
+
+    Args:
+        guider: during a run.
+        name: of the conditioning.
+        x: noisy latent ``[batch, channels, *spatial]``.
+        sigma: its noise level, ``[batch]``.
+        options: of the run.
+
+    Returns:
+        A tensor like ``x``, on its device.
+    """
+    device = guider.model_patcher.load_device
+    (denoised,) = comfy.samplers.calc_cond_batch(
+        guider.inner_model, [guider.conds[name]], x.to(device), sigma.to(device), options
+    )
+    return denoised.to(x.device)
+
+
+def with_own_hooks(conds: InnerConditioning) -> InnerConditioning:
+    """Copy a conditioning, its hook keyframes included.
+
+    A keyframe tells only the first model that asks that its strength has changed.
+    """
+    copies = [cond.copy() for cond in conds]
+    groups: dict[int, Any] = {}
+    for cond in copies:
+        if "hooks" not in cond:
+            continue
+        shared = id(cond["hooks"])
+        if shared not in groups:
+            groups[shared] = cond["hooks"].clone()
+            for hook in groups[shared].hooks:
+                hook.hook_keyframe = hook.hook_keyframe.clone()
+        cond["hooks"] = groups[shared]
+    return copies
+
+
+# -------------------------------------------------------------------------- what a patcher asks for
+
+
+def set_up(patcher: ModelPatcher) -> tuple[Any, ...]:
+    """What a patcher asks of ComfyUI for each prediction, its weights aside; to be compared."""
+    hooks = patcher.hook_patches_backup
+    return (
+        patcher.object_patches,
+        _model_side(patcher.model_options),
+        _without_empty(patcher.injections),
+        _model_side(patcher.wrappers),
+        # Without those of the conditionings of a run.
+        set(patcher.hook_patches if hooks is None else hooks),
+    )
+
+
+def _model_side(options: Mapping[str, Any]) -> dict[str, Any]:
+    return _without_empty({k: v for k, v in options.items() if k not in _SAMPLER_SIDE})
+
+
+def _without_empty(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Drop empty containers, at any depth: ComfyUI leaves them behind wherever it has looked."""
+    kept = {k: _without_empty(v) if isinstance(v, Mapping) else v for k, v in options.items()}
+    return {k: v for k, v in kept.items() if not (isinstance(v, dict | list) and len(v) == 0)}
+
+
+def is_context_handler(value: Any) -> bool:
+    """Whether something is what shows a model a part of a video at a time."""
+    return isinstance(value, ContextHandlerABC)
+
+
+def patches_of(patcher: ModelPatcher) -> dict[str, Any]:
+    """The weight patches of a patcher by key, each a list of tuples."""
+    return patcher.patches
+
+
+def set_patches(patcher: ModelPatcher, patches: dict[str, Any]) -> None:
+    """Give a clone other weight patches, and let ComfyUI see that they are others."""
+    patcher.patches = patches
+    patcher.patches_uuid = uuid.uuid4()
+
+
+def differing_objects(main: ModelPatcher, weak: ModelPatcher) -> dict[str, Any]:
+    """Object patches (a noise schedule, say) of ``weak`` that are not in place while ``main`` is.
+
+    Args:
+        main: loaded.
+        weak: of the same base.
+    """
+
+    def of(patcher: ModelPatcher, name: str) -> Any:
+        if name in patcher.object_patches:
+            return patcher.object_patches[name]
+        return main.object_patches_backup.get(name, comfy.utils.get_attr(main.model, name))
+
+    names = main.object_patches.keys() | weak.object_patches.keys()
+    return {name: of(weak, name) for name in names if of(weak, name) is not of(main, name)}
+
+
+# ----------------------------------------------------------------------------------- loaded models
+
+
+def loads_dynamically(patcher: ModelPatcher) -> bool:
+    """Whether ComfyUI fetches weights as they are needed; no release up to 0.3.75 does."""
+    is_dynamic = getattr(patcher, "is_dynamic", None)
+    return is_dynamic is not None and is_dynamic()
+
+
+def has_all_weights_in_place(patcher: ModelPatcher) -> bool:
+    """Whether all patched weights of a loaded model are in its layers, none patched on the fly."""
+    return not patcher.model.model_lowvram and not loads_dynamically(patcher)
+
+
+def compute_dtype(patcher: ModelPatcher) -> torch.dtype:
+    """In which dtype a model computes, whatever its weights are stored in."""
+    return getattr(patcher.model, "manual_cast_dtype", None) or patcher.model_dtype()
+
+
+def runner(main: ModelPatcher, weak: ModelPatcher) -> ModelPatcher:
+    """A patcher with the weights of ``main`` and everything else of ``weak``, of the same base."""
+    patcher = main.clone()
+    patcher.model_options = comfy.model_patcher.create_model_options_clone(weak.model_options)
+    patcher.wrappers = weak.wrappers
+    patcher.callbacks = weak.callbacks
+    patcher.injections = weak.injections
+    patcher.attachments = weak.attachments
+    patcher.additional_models = dict(weak.additional_models)
+    patcher.hook_patches = comfy.model_patcher.create_hook_patches_clone(weak.hook_patches)
+    # What hooks have cached was made on top of the main model's weights.
+    patcher.cached_hook_patches = {}
+    _disown_pinned_weights(patcher)
+    return patcher
+
+
+def _disown_pinned_weights(patcher: ModelPatcher) -> None:
+    """A clone shares the record of pinned weights, and would unpin them for all when it goes.
+
+    Releases up to 0.3.52 pin none.
+    """
+    patcher.pinned = set()
+
+
+def without_injections(patcher: ModelPatcher) -> AbstractContextManager[Any]:
+    """Take out what a patcher has injected into the model, for a while."""
+    return patcher.use_ejected()
+
+
+@contextmanager
+def running_as(patcher: ModelPatcher) -> Iterator[None]:
+    """Inject what a patcher injects, and take it out again, with whatever its hooks have put in."""
+    with ExitStack() as undo:
+        patcher.inject_model()
+        undo.callback(patcher.eject_model)
+        undo.callback(patcher.patch_hooks, None)
+        yield
+
+
+@contextmanager
+def exchanged(main: ModelPatcher, current: ModelPatcher) -> Iterator[None]:
+    """Take ``main``, its hooks and injections, out of its loaded model for ``current``."""
+    # Hooks of the main pass sit in the weights themselves until the next pass.
+    main.patch_hooks(None)
+    before = main.model.current_patcher
+    main.model.current_patcher = current
+    try:
+        with main.use_ejected():
+            yield
+    finally:
+        main.model.current_patcher = before
+
+
+def stop_if_cancelled() -> None:
+    """Raise ComfyUI's own exception where the artist has pressed Cancel."""
+    comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+def unload(patcher: ModelPatcher) -> None:
+    """Take a model off its device, and let ComfyUI measure it again before it is loaded."""
+    patcher.detach()
+    patcher.size = 0
+
+
+# ------------------------------------------------------------------------------- layers and weights
+
+
+class OffloadableLayer(torch.nn.Module):
+    """One tensor. As one of ComfyUI's own layers it may stay offloaded while others are loaded."""
+
+    comfy_cast_weights = False
+    bias = None
+
+    def __init__(self, weight: torch.nn.Parameter) -> None:
+        super().__init__()
+        self.weight = weight
+        self.weight_function: list[Any] = []
+        self.bias_function: list[Any] = []
+
+
+def layer_of(model: torch.nn.Module, key: str) -> tuple[torch.nn.Module, str]:
+    """The module that has a weight, and the weight's name in it."""
+    module_name, _, name = key.rpartition(".")
+    return (comfy.utils.get_attr(model, module_name) if module_name else model), name
+
+
+def value_of(model: torch.nn.Module, key: str) -> Any:
+    """What a model has under a dotted name."""
+    return comfy.utils.get_attr(model, key)
+
+
+def exchange(owner: torch.nn.Module, name: str, value: Any) -> Any:
+    """Put something under a dotted name; return what was there."""
+    return comfy.utils.set_attr(owner, name, value)
+
+
+def weight_functions(layer: torch.nn.Module, name: str) -> list[Callable[[Tensor], Tensor]] | None:
+    """What a layer does to a weight at each use, but for ComfyUI's patches.
+
+    None for a layer that is not ComfyUI's own, and does nothing at all.
+    """
+    functions = getattr(layer, f"{name}_function", None)
+    if functions is None:
+        return None
+    return [each for each in functions if not isinstance(each, LowVramPatch)]
+
+
+def use_functions(
+    layer: torch.nn.Module, name: str, functions: list[Callable[[Tensor], Tensor]]
+) -> Callable[[], None]:
+    """Let a layer do this to a weight at each use; what is returned takes it back."""
+    return _set_own(layer, f"{name}_function", functions)
+
+
+def fetch_when_used(layer: torch.nn.Module) -> Callable[[], None] | None:
+    """Let a layer fetch its weights from where they are; what is returned takes it back.
+
+    None for a layer that cannot.
+    """
+    if not hasattr(layer, "comfy_cast_weights"):
+        return None
+    return _set_own(layer, "comfy_cast_weights", True)
+
+
+def _set_own(layer: torch.nn.Module, name: str, value: Any) -> Callable[[], None]:
+    """Set a plain attribute; ComfyUI's layers have some of them on the class alone."""
+    had, before = name in vars(layer), getattr(layer, name, None)
+    setattr(layer, name, value)
+    return lambda: setattr(layer, name, before) if had else delattr(layer, name)
+
+
+def patched_on_the_fly(layer: torch.nn.Module, name: str) -> bool:
+    """Whether ComfyUI patches this weight at each use: where it is offloaded, or loaded late."""
+    functions = [*getattr(layer, f"{name}_function", ())]
+    # Where models are loaded dynamically, which is in releases after 0.3.75.
+    functions.append(getattr(layer, f"{name}_lowvram_function", None))
+    return any(isinstance(function, LowVramPatch) for function in functions)
+
+
+class Patching:
+    """Makes the weights of ``weak`` out of those of a loaded ``main`` of the same base."""
+
+    def __init__(self, main: ModelPatcher, weak: ModelPatcher) -> None:
+        self._main = main
+        self._maker = main.clone()
+        self._maker.patches = weak.patches
+        # It would keep a copy of each weight that has no backup yet.
+        self._maker.backup = dict.fromkeys(weak.patches)
+        self._maker.weight_inplace_update = False
+        _disown_pinned_weights(self._maker)
+
+    def make(self, key: str) -> torch.nn.Parameter:
+        """One weight, on the offload device; what is in place is put back."""
+        main = self._main
+        in_place = comfy.utils.get_attr(main.model, key)
+        base = main.backup[key].weight if key in main.backup else in_place
+        try:
+            # A parameter of its own, for ComfyUI moves parameters by changing what they hold.
+            comfy.utils.set_attr_param(main.model, key, base)
+            self._maker.patch_weight_to_device(key, device_to=main.load_device)
+            made: Tensor = comfy.utils.get_attr(main.model, key)
+        finally:
+            comfy.utils.set_attr(main.model, key, in_place)
+        kept = made.to(main.offload_device)
+        if isinstance(kept, torch.nn.Parameter):
+            return kept
+        return torch.nn.Parameter(kept, requires_grad=False)
+
+
+def patched_weight(model: ModelPatcher, key: str, device: torch.device) -> Tensor:
+    """A weight with the patches of ``model``, in float32, whatever patches are in place now."""
+    weight, _, convert = comfy.model_patcher.get_key_weight(model.model, key)
+    if key in model.backup:
+        weight = model.backup[key].weight
+    elif key in model.hook_backup:
+        weight = model.hook_backup[key][0]
+    weight = comfy.model_management.cast_to_device(weight, device, torch.float32, copy=True)
+    if convert is not None:
+        weight = convert(weight, inplace=True)
+    return comfy.lora.calculate_weight(model.patches.get(key, []), weight.float(), key)
+
+
+def is_packed(model: ModelPatcher, key: str) -> bool:
+    """Whether a weight holds codes that only the layer's own loader can read."""
+    weight, _, convert = comfy.model_patcher.get_key_weight(model.model, key)
+    return convert is None and not weight.dtype.is_floating_point
+
+
+def is_scale_of_quantised_layer(layer: torch.nn.Module, name: str) -> bool:
+    """Whether something beside a quantised weight is its scale, which patches must not touch."""
+    return hasattr(layer, "convert_weight") and name not in ("weight", "bias")
+
+
+# ------------------------------------------------------------------------- inside a network's pass
+
+# Releases after 0.3.52 hand their transformer options to every attention, and ask there for an
+# override.
+ATTENTION_ASKS = hasattr(comfy.ldm.modules.attention, "wrap_attn")
+
+
+def attend(*args: Any, **kwargs: Any) -> Tensor:
+    """ComfyUI's attention with a mask, as it is chosen for this machine."""
+    return comfy.ldm.modules.attention.optimized_attention_masked(*args, **kwargs)

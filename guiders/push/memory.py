@@ -1,0 +1,122 @@
+"""What lasts over the steps of a run: states of the sampler, and a push that is used again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Generic, NamedTuple, TypeVar
+
+from torch import Tensor
+
+from . import formulas
+from .noise import TOLERANCE, Noise
+
+State = TypeVar("State")
+
+# More than any sampler goes back within a step. Each may hold latents.
+_KEPT = 4
+
+
+class Trajectory(Generic[State]):
+    """The states of the steps that a sampler has taken, without those it only tried.
+
+    Samplers of higher order call the model in between two sigmas of the run (DPM-Solver-2,
+    DPM++ SDE), or ahead at the next one, to come there again from a better direction (Heun). A step
+    is what starts at the last accepted call above the present one. Where sigma rises again
+    (restarts), what is below is forgotten: a rise above all that was visited starts afresh, and one
+    above all that is still remembered starts at the highest that is. Noise that is added before a
+    step ("churn", which no node of ComfyUI's own sets) may make a call in between look like a step.
+
+    Args:
+        sigmas: the run's sigmas, falling.
+    """
+
+    def __init__(self, sigmas: Sequence[float]) -> None:
+        self._sigmas = sorted(sigmas, reverse=True)
+        self._visited: list[tuple[float, State]] = []
+        self._is_between = False
+        self._has_forgotten = False
+
+    def before(self, sigma: float) -> State | None:
+        """The state from which the step to ``sigma`` starts; None at the first call of a run."""
+        if self._visited and self._is_between:
+            self._visited.pop()
+        self._is_between = False
+        highest = None
+        while self._visited and self._visited[-1][0] <= sigma * (1 + TOLERANCE):
+            highest = self._visited.pop()
+        if self._visited:
+            return self._visited[-1][1]
+        return highest[1] if highest is not None and self._has_forgotten else None
+
+    def visit(self, sigma: float, state: State) -> None:
+        """Remember the state at ``sigma``, after :meth:`before` was asked for it."""
+        if self._visited:
+            last = self._visited[-1][0]
+            following = next((s for s in self._sigmas if s < last * (1 - TOLERANCE)), 0.0)
+            self._is_between = sigma > following * (1 + TOLERANCE)
+        self._visited.append((sigma, state))
+        if len(self._visited) > _KEPT:
+            del self._visited[0]
+            self._has_forgotten = True
+
+
+class _Found(NamedTuple):
+    delta: Tensor
+    sigma: Tensor
+    level: float
+    block: int
+
+
+class Carried:
+    """The difference ``C − R`` that was found last in a run, for the model calls after it.
+
+    The steps of a run are taken in blocks. The bad version predicts at the first call of each
+    block, and again where the push was off before, or where a sampler has come back to more noise
+    (restarts): what was found until then is of another image.
+
+    Args:
+        every: steps in a block, at least 2.
+        noise: of the run.
+    """
+
+    def __init__(self, every: int, noise: Noise) -> None:
+        self._every = every
+        self._noise = noise
+        self._found: _Found | None = None
+        self._last = 0.0
+
+    def is_due(self, level: float) -> bool:
+        """Whether the bad version is to predict at a call of this sigma."""
+        if self._found is None or self._block(level) > self._found.block:
+            return True
+        has_risen = level > self._last * (1 + TOLERANCE)
+        return has_risen and level >= self._found.level * (1 - TOLERANCE)
+
+    def find(self, delta: Tensor, sigma: Tensor, level: float) -> None:
+        """Remember a difference in the place of the one before.
+
+        Args:
+            delta: ``C − R``, before schedule and shape.
+            sigma: at which it was found, ``[batch]``.
+            level: the same as a number.
+        """
+        self._found = _Found(delta, sigma, level, self._block(level))
+        self._last = level
+
+    def at(self, sigma: Tensor, level: float) -> Tensor:
+        """The difference for a call at which the bad version is not due; arguments as above."""
+        self._last = level
+        return formulas.carried_over(
+            self._found.delta,
+            self._found.sigma,
+            sigma,
+            self._noise.deviation,
+            self._noise.is_flow,
+        )
+
+    def forget(self) -> None:
+        """Carry nothing over from here."""
+        self._found = None
+
+    def _block(self, level: float) -> int:
+        return self._noise.step_of(level) // self._every

@@ -1,0 +1,134 @@
+"""One push away from a bad version: its settings, and what it does during a run.
+
+The guider's two pushes and those of the playground are all of this kind; they differ only in who
+predicts for the bad version.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from . import formulas
+from .call import Call, Pushed, Step
+from .noise import Noise
+from .schedules import RunningSchedules, Schedule
+from .shapes import Shape
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def is_off(strength: float) -> bool:
+    """Whether a strength is none, by the same closeness as ComfyUI's own cfg of 1."""
+    return math.isclose(1.0 + strength, 1.0)
+
+
+@dataclass(frozen=True)
+class Push:
+    """How hard to push away from a bad version, when and in what shape.
+
+    Attributes:
+        strength: the artist's scale less 1; 0 is off. None where a sampler has a scale of its own.
+        schedules: their factors multiply.
+        shapes: applied one after the other.
+    """
+
+    strength: float | None = None
+    schedules: tuple[Schedule, ...] = ()
+    shapes: tuple[Shape, ...] = ()
+
+    @property
+    def is_off(self) -> bool:
+        """Whether its own strength is none."""
+        return self.strength is not None and is_off(self.strength)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the strength alone says it all."""
+        return not self.schedules and not self.shapes
+
+
+class RunningPush:
+    """A push during one run.
+
+    Args:
+        name: under which a call has the bad version's prediction.
+        push: its settings.
+        noise: of the run.
+        others: names of the pushes that shapes compare with; the first one that is on counts.
+    """
+
+    def __init__(self, name: str, push: Push, noise: Noise, others: Sequence[str] = ()) -> None:
+        self.name = name
+        self.push = push
+        self._noise = noise
+        self._others = others
+        self._schedules = RunningSchedules(push.schedules, noise)
+        self._shapes = [each.start(noise) for each in push.shapes]
+        self._seen = self._was_on = False
+        self._asked_for_other = self._had_other = False
+
+    @property
+    def is_scheduled(self) -> bool:
+        """Whether it may be known before a call that the push is off there."""
+        return self._schedules.has_fixed
+
+    def is_on(self, call: Call) -> bool:
+        """Whether the fixed schedules leave anything of the push at this call."""
+        self._seen = True
+        on = not self.is_scheduled or self._schedules.fixed_factor(call.level) != 0
+        self._was_on = self._was_on or on
+        return on
+
+    @property
+    def was_never_on(self) -> bool:
+        """Whether its schedules left nothing of it at any call so far."""
+        return self._seen and not self._was_on
+
+    @property
+    def was_never_compared(self) -> bool:
+        """Whether a shape asked for another push, and there was none at any call so far."""
+        return self._asked_for_other and not self._had_other
+
+    def at(self, call: Call, strength: float | None = None) -> Pushed:
+        """The push at one call at which it is on.
+
+        Args:
+            call: with ``C``.
+            strength: of the sampler, where the push has none of its own.
+        """
+        step = Step(
+            noise=self._noise,
+            x=call.x,
+            sigma=call.sigma,
+            C=call.C,
+            R=call.prediction(self.name),
+            difference=call.difference(self.name),
+            other=partial(self._other, call),
+            predict=call.prediction,
+            measure_level=lambda: call.level,
+        )
+        own = self.push.strength if strength is None else strength
+        strength_now = self._schedules.at(own, step)
+        delta = step.difference
+        for shape in self._shapes:
+            delta = shape(delta, step, strength_now)
+        return Pushed(strength_now, step.R, delta, posterior=self._schedules.posterior)
+
+    def add_to(self, guided: Tensor, call: Call) -> tuple[Tensor, Pushed]:
+        """Add the push at one call to a prediction."""
+        pushed = self.at(call)
+        return formulas.add_push(guided, pushed.delta, pushed.strength), pushed
+
+    def _other(self, call: Call) -> Tensor | None:
+        self._asked_for_other = True
+        for name in self._others:
+            difference = call.difference(name)
+            if difference is not None:
+                self._had_other = True
+                return difference
+        return None

@@ -1,0 +1,93 @@
+"""Who looks on during a run, and what is told when it is over."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from ..models import changes_nothing
+from ..record.live_text import LiveText
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..push.call import Call
+    from ..push.noise import Noise
+    from ..push.push import RunningPush
+    from ..record.probe import Recorder
+    from .settings import Guidance
+    from .side_run import SideRun
+
+# What the artist sets for each push, as the nodes have it.
+_SCALES = {"weak": "weak_scale", "negative": "cfg"}
+
+
+class Watch:
+    """Shows and records a run, if the artist wants it.
+
+    Args:
+        guidance: of the node.
+        latent_format: ComfyUI's, of the main model.
+    """
+
+    def __init__(self, guidance: Guidance, latent_format: Any) -> None:
+        self._live = None if guidance.show is None else LiveText(guidance.show)
+        self._recorder: Recorder | None = None
+        if guidance.probe is not None:
+            self._recorder = guidance.probe.recorder(latent_format)
+
+    @property
+    def is_recording(self) -> bool:
+        """Whether it matters how much each push adds."""
+        return self._recorder is not None
+
+    def see(self, call: Call, guided: Tensor) -> None:
+        """Look at a model call, and at what the sampler gets."""
+        if call.C is None:
+            return
+        if self._recorder is not None:
+            self._recorder.call(call.sigma, call.C, guided, call.pushed)
+        if self._live is not None:
+            strengths = {_SCALES[name]: each.strength for name, each in call.pushed.items()}
+            self._live.call(call.sigma, call.C, guided, strengths)
+
+    def finish(self, latent: Tensor) -> None:
+        """Show the last call, and keep the record of the run that ended with ``latent``."""
+        if self._live is not None:
+            self._live.finish()
+        if self._recorder is not None:
+            self._recorder.finish(latent)
+
+
+def look_back(node: str, noise: Noise, pushes: Iterable[RunningPush], weak: SideRun | None) -> None:
+    """Tell of guidance that has come to nothing in a run.
+
+    Args:
+        node: display name of the artist's node.
+        noise: of the run.
+        pushes: all that have a schedule or shape.
+        weak: what has predicted for the weak model.
+
+    Raises:
+        GuidanceError: where the weak model has predicted the same as the main one all along.
+    """
+    if weak is not None and weak.calls and not weak.has_differed:
+        raise changes_nothing(node, "at every step of this run its prediction was the same")
+    for push in pushes:
+        if push.was_never_on:
+            logging.warning(
+                "%s, input '%s_schedule': it was off at every step of this run, whose sigmas "
+                "are %.4g to %.4g.",
+                node,
+                push.name,
+                max(noise.sigmas),
+                min(noise.sigmas),
+            )
+        if push.was_never_compared:
+            logging.warning(
+                "%s, input '%s_shape': it changed nothing, as the other push, which it "
+                "compares with, was off at every step of this run.",
+                node,
+                push.name,
+            )

@@ -1,0 +1,560 @@
+"""What networks are like: one table of all architectures, and a network seen through its row.
+
+A new architecture is a new row of :data:`TABLE`, and one small network of its kind in the tests,
+which hold every row against the network itself. What no row knows is read by the last one, which
+looks for lists of blocks and guesses from their names.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from ..models import name_of
+from .perturbations import Grid
+
+if TYPE_CHECKING:
+    from torch import Size
+
+    from ..comfy import ModelPatcher
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block of a network.
+
+    Attributes:
+        group: the list that it is in, as an artist calls it: ``input``, ``double``, …
+        index: its place in that list, from 0.
+        path: of its module below the diffusion model; "" for the network as a whole.
+        part: for one transformer inside a block of a U-Net, its place in there.
+        point: key of ComfyUI's patch point around it, for transformers that have one.
+    """
+
+    group: str
+    index: int
+    path: str
+    part: int | None = None
+    point: tuple[str, int] | None = None
+
+    def __str__(self) -> str:
+        name = self.group if self.group == "middle" else f"{self.group} {self.index}"
+        return name if self.part is None else f"{name}.{self.part}"
+
+
+@dataclass(frozen=True)
+class BlockList:
+    """One list of blocks, or a block that stands alone.
+
+    Attributes:
+        name: as an artist calls it.
+        path: of the list, or of the one block, below the diffusion model.
+        point: name of ComfyUI's patch point around its blocks, which is a key of
+            ``patches_replace["dit"]`` together with the block's index; "" where there is none.
+        image: whether the image's tokens go through its blocks.
+        replaceable: whether something else can be called in place of its blocks: there is a patch
+            point, or what they hand on is one sequence, like their first argument.
+    """
+
+    name: str
+    path: str
+    point: str = ""
+    image: bool = True
+    replaceable: bool = True
+
+
+@dataclass(frozen=True)
+class Pick:
+    """Some blocks of a list.
+
+    Attributes:
+        group: the list; "" for the main one.
+        share: of its depth, from and until; one block at least.
+        transformers: only blocks of a U-Net with transformers in them.
+        last: only so many of the last ones; 0 for all.
+    """
+
+    group: str = ""
+    share: tuple[float, float] = (0.0, 1.0)
+    transformers: bool = False
+    last: int = 0
+
+
+@dataclass(frozen=True)
+class Auto:
+    """What is good for an architecture where an artist leaves the choice open.
+
+    Attributes:
+        attention: where to weaken self-attention. Of several picks the first with a block counts.
+        tokens: where to shuffle tokens.
+        skip: what to leave out.
+        weak: ways to make a whole weak version, the best first: ``attention`` (blurred), ``skip``,
+            ``rank`` (half of the rank of all weights). The first that can be done counts.
+    """
+
+    attention: tuple[Pick, ...]
+    tokens: tuple[Pick, ...]
+    skip: tuple[Pick, ...]
+    weak: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One row of the table.
+
+    Attributes:
+        classes: how the full name of the network's class, or of one that it is made from, ends.
+        has: attributes that such a network has, none of them None.
+        lists: of blocks, in the order of the network; those that a network does not have are left
+            out. None to look for them.
+        main: name of the list with most of the network's depth, to which a bare number belongs.
+        image_first: whether the image comes before the text in a joint sequence. None where a block
+            with ``flipped_img_txt`` says so.
+        image_ends_stream: whether the image is the last part of its own stream, after reference
+            images and the like, instead of the first.
+        padding: attribute with the multiple to which the image's stream is padded.
+        cut: attributes with the sides of a patch: one for all of them, or one each for frames, rows
+            and columns.
+        unet: it is a U-Net: tokens are found in single transformers inside its blocks.
+        auto: what is good where an artist leaves the choice open.
+    """
+
+    classes: tuple[str, ...] = ()
+    has: tuple[str, ...] = ()
+    lists: tuple[BlockList, ...] | None = None
+    main: str = ""
+    image_first: bool | None = False
+    image_ends_stream: bool = False
+    padding: str = ""
+    cut: tuple[str, ...] = ("patch_size",)
+    unet: bool = False
+    auto: Auto = Auto((), (), (), ())
+
+
+# Of a transformer's depth: blocks 7 to 9 of 24 in Stable Diffusion 3.5, 9 to 11 of 30 in Wan 1.3B.
+_A_THIRD_IN = Pick(share=(7 / 24, 10 / 24))
+
+# Of the ways to weaken a transformer itself, or a U-Net, these bring images nearest to real ones
+# in docs/results.md.
+_TRANSFORMER = Auto(
+    attention=(_A_THIRD_IN,),
+    tokens=(_A_THIRD_IN,),
+    skip=(_A_THIRD_IN,),
+    weak=("skip", "rank"),
+)
+# Attention in the middle (Ahn et al. 2024, arXiv 2403.17377), tokens in the two deepest blocks on
+# the way down (Rajabi et al. 2025, arXiv 2506.10036, of SDXL). Distilled ones such as SSD-1B have
+# no attention in their middle, or no middle.
+_UNET = Auto(
+    attention=(Pick("middle", transformers=True), Pick("input", transformers=True, last=1)),
+    tokens=(Pick("input", transformers=True, last=2),),
+    skip=(Pick("middle"), Pick("input", transformers=True, last=1)),
+    weak=("attention", "skip", "rank"),
+)
+# The double blocks of HiDream cannot be stood in for. Its first single ones are as deep in it.
+_HIDREAM = Auto(
+    attention=(_A_THIRD_IN,),
+    tokens=(Pick("single", share=(0, 1 / 8)),),
+    skip=(Pick("single", share=(0, 1 / 8)),),
+    weak=("skip", "rank"),
+)
+
+_DOUBLE = BlockList("double", "double_blocks", "double_block")
+_SINGLE = BlockList("single", "single_blocks", "single_block")
+_BLOCKS = BlockList("block", "blocks", "double_block")
+_BARE_BLOCKS = BlockList("block", "blocks")
+_REFINERS = (
+    BlockList("noise_refiner", "noise_refiner"),
+    BlockList("context_refiner", "context_refiner", image=False),
+)
+
+# The first row that knows a network counts, so that special cases stand before the common one.
+TABLE: tuple[Architecture, ...] = (
+    # Stable Diffusion 3
+    Architecture(
+        classes=("diffusionmodules.mmdit.MMDiT",),
+        lists=(BlockList("joint", "joint_blocks", "double_block"),),
+        main="joint",
+        auto=_TRANSFORMER,
+    ),
+    Architecture(
+        classes=("aura.mmdit.MMDiT",),
+        lists=(
+            BlockList("double", "double_layers", "double_block"),
+            BlockList("single", "single_layers", "single_block"),
+        ),
+        main="double",
+        auto=_TRANSFORMER,
+    ),
+    # The blocks at its end work on the pixels of one patch each.
+    Architecture(
+        classes=("chroma_radiance.model.ChromaRadiance",),
+        lists=(_DOUBLE, _SINGLE, BlockList("nerf", "nerf_blocks", image=False)),
+        main="double",
+        auto=_TRANSFORMER,
+    ),
+    Architecture(
+        classes=("flux.model.Flux", "chroma.model.Chroma", "hunyuan3d.model.Hunyuan3Dv2"),
+        lists=(_DOUBLE, _SINGLE),
+        main="double",
+        auto=_TRANSFORMER,
+    ),
+    Architecture(
+        classes=("hunyuan_video.model.HunyuanVideo",),
+        lists=(_DOUBLE, _SINGLE),
+        main="double",
+        image_first=True,
+        image_ends_stream=True,
+        auto=_TRANSFORMER,
+    ),
+    Architecture(
+        classes=("hidream.model.HiDreamImageTransformer2DModel",),
+        lists=(
+            BlockList("double", "double_stream_blocks", replaceable=False),
+            BlockList("single", "single_stream_blocks"),
+        ),
+        main="double",
+        image_first=True,
+        auto=_HIDREAM,
+    ),
+    # Lumina 2, Z-Image
+    Architecture(
+        classes=("lumina.model.NextDiT",),
+        lists=(*_REFINERS, BlockList("layer", "layers")),
+        main="layer",
+        padding="pad_tokens_multiple",
+        auto=_TRANSFORMER,
+    ),
+    Architecture(
+        classes=("omnigen.omnigen2.OmniGen2Transformer2DModel",),
+        lists=(
+            _REFINERS[0],
+            BlockList("ref_image_refiner", "ref_image_refiner", image=False),
+            _REFINERS[1],
+            BlockList("layer", "layers"),
+        ),
+        main="layer",
+        auto=_TRANSFORMER,
+    ),
+    Architecture(
+        classes=("qwen_image.model.QwenImageTransformer2DModel",),
+        lists=(BlockList("transformer", "transformer_blocks", "double_block"),),
+        main="transformer",
+        auto=_TRANSFORMER,
+    ),
+    Architecture(
+        classes=("lightricks.model.LTXVModel",),
+        lists=(BlockList("transformer", "transformer_blocks", "double_block"),),
+        main="transformer",
+        cut=(),
+        auto=_TRANSFORMER,
+    ),
+    Architecture(
+        classes=("genmo.joint_model.asymm_models_joint.AsymmDiTJoint",),
+        lists=(_BLOCKS,),
+        main="block",
+        image_first=True,
+        auto=_TRANSFORMER,
+    ),
+    Architecture(
+        classes=("wan.model.VaceWanModel",),
+        lists=(_BLOCKS, BlockList("vace", "vace_blocks", replaceable=False)),
+        main="block",
+        auto=_TRANSFORMER,
+    ),
+    # Wan with a reference image, which comes first
+    Architecture(
+        classes=("wan.model.WanModel",),
+        has=("ref_conv",),
+        lists=(_BLOCKS,),
+        main="block",
+        image_ends_stream=True,
+        auto=_TRANSFORMER,
+    ),
+    Architecture(
+        classes=("wan.model.WanModel",),
+        lists=(_BLOCKS,),
+        main="block",
+        auto=_TRANSFORMER,
+    ),
+    # Hunyuan-DiT
+    Architecture(
+        classes=("hydit.models.HunYuanDiT",),
+        lists=(_BLOCKS,),
+        main="block",
+        auto=_TRANSFORMER,
+    ),
+    # PixArt; Hunyuan3D 2.1, whose patch point is not like all others
+    Architecture(
+        classes=("pixart.pixartms.PixArtMS", "hunyuan3dv2_1.hunyuandit.HunYuanDiTPlain"),
+        lists=(_BARE_BLOCKS,),
+        main="block",
+        auto=_TRANSFORMER,
+    ),
+    # Cosmos, Cosmos Predict 2
+    Architecture(
+        classes=("cosmos.model.GeneralDIT", "cosmos.predict2.MiniTrainDIT"),
+        lists=(_BARE_BLOCKS,),
+        main="block",
+        cut=("patch_temporal", "patch_spatial", "patch_spatial"),
+        auto=_TRANSFORMER,
+    ),
+    # Stable Audio, whose sound comes after a token for its length
+    Architecture(
+        classes=("audio.dit.AudioDiffusionTransformer",),
+        lists=(BlockList("layer", "transformer.layers", "double_block"),),
+        main="layer",
+        image_ends_stream=True,
+        auto=_TRANSFORMER,
+    ),
+    Architecture(
+        classes=("ace.model.ACEStepTransformer2DModel",),
+        lists=(BlockList("transformer", "transformer_blocks"),),
+        main="transformer",
+        auto=_TRANSFORMER,
+    ),
+    # Stable Cascade, whose blocks are lists of parts that are called one by one
+    Architecture(
+        classes=("cascade.stage_c.StageC", "cascade.stage_b.StageB"),
+        lists=(
+            BlockList("down", "down_blocks", image=False, replaceable=False),
+            BlockList("up", "up_blocks", image=False, replaceable=False),
+        ),
+        main="down",
+        auto=Auto(attention=(), tokens=(), skip=(), weak=("rank",)),
+    ),
+    # Stable Diffusion 1 and 2, SDXL, Stable Video Diffusion, and whatever else is built like them
+    Architecture(
+        has=("input_blocks", "output_blocks"),
+        lists=(
+            BlockList("input", "input_blocks"),
+            BlockList("middle", "middle_block"),
+            BlockList("output", "output_blocks"),
+        ),
+        unet=True,
+        auto=_UNET,
+    ),
+    # Transformers that no row knows
+    Architecture(image_first=None, padding="pad_tokens_multiple", auto=_TRANSFORMER),
+)
+
+# The lists that most of an unknown transformer's depth may sit in, short of "_blocks".
+_MAIN_LISTS = ("double", "joint", "transformer", "block", "layer")
+
+
+def architecture_of(module: nn.Module) -> Architecture:
+    """The row of the table for a ComfyUI ``diffusion_model``."""
+    # What is compiled is a wrapper around the network.
+    module = getattr(module, "_orig_mod", module)
+    return next(row for row in TABLE if _knows(row, module))
+
+
+def _knows(row: Architecture, module: nn.Module) -> bool:
+    names = [f".{made_from.__module__}.{made_from.__name__}" for made_from in type(module).__mro__]
+    of_class = any(name.endswith(f".{end}") for name in names for end in row.classes)
+    main = next((of.path for of in row.lists or () if of.name == row.main), None)
+    return (
+        (of_class or not row.classes)
+        and all(getattr(module, name, None) is not None for name in row.has)
+        and (main is None or _found(module, main) is not None)
+    )
+
+
+class Network:
+    """A diffusion model as its row of the table sees it.
+
+    Args:
+        module: ComfyUI's ``diffusion_model`` of any architecture.
+        name: of the architecture, for messages; by default that of the module's class.
+
+    Attributes:
+        architecture: the row of the table.
+        groups: blocks by name of their list, in the order in which the network has them.
+        main: name of the list with most of a transformer's depth; "" for U-Nets.
+    """
+
+    def __init__(self, module: nn.Module, name: str | None = None) -> None:
+        self.module = module
+        self.name = name or type(module).__name__
+        self.architecture = architecture_of(module)
+        lists = self.architecture.lists
+        self.main = self.architecture.main
+        if lists is None:
+            lists, self.main = _look_for_lists(module)
+        self._lists = {of.name: of for of in lists}
+        groups = {of.name: _blocks_of(module, of) for of in lists}
+        self.groups = {group: blocks for group, blocks in groups.items() if blocks}
+        if not self.groups:
+            self.groups = {"network": [Block("network", 0, "")]}
+        elif self.main and self.main not in self.groups:
+            self.main = max(self.groups, key=lambda group: len(self.groups[group]))
+
+    @classmethod
+    def of(cls, model: ModelPatcher) -> Network:
+        """The network that a patcher runs."""
+        return cls(model.get_model_object("diffusion_model"), name_of(model))
+
+    @property
+    def is_unet(self) -> bool:
+        """Whether it is a U-Net."""
+        return self.architecture.unet
+
+    @property
+    def blocks(self) -> list[Block]:
+        """All blocks; the network as a whole is the only one where no lists of them are found."""
+        return [block for group in self.groups.values() for block in group]
+
+    def module_of(self, block: Block) -> nn.Module:
+        """The module of a block."""
+        return self.module.get_submodule(block.path)
+
+    def has_image(self, block: Block) -> bool:
+        """Whether the image's tokens go through a block."""
+        if self.is_unet:
+            return bool(self.transformers(block))
+        return self._is_called(block) and self._lists[block.group].image
+
+    def can_be_replaced(self, block: Block) -> bool:
+        """Whether something else can be called in place of a transformer's block."""
+        return self._is_called(block) and self._lists[block.group].replaceable
+
+    def transformers(self, block: Block) -> list[Block]:
+        """The single transformers inside a block of a U-Net; none for anything else."""
+        if not self.is_unet:
+            return []
+        if block.part is not None:
+            return [block]
+        return [
+            Block(block.group, block.index, f"{block.path}.{name}", int(name.rsplit(".", 1)[1]))
+            for name, module in self.module_of(block).named_modules()
+            # A video model's other ones, which mix its frames, go by the name "time_stack".
+            if hasattr(module, "attn1") and name.split(".")[-2:-1] == ["transformer_blocks"]
+        ]
+
+    def branches(self, block: Block) -> list[nn.Module]:
+        """Layers of a U-Net's block, or the one transformer, that add to what goes through them."""
+        module = self.module_of(block)
+        if block.part is not None:
+            return [module]
+        adding = ("skip_connection", "transformer_blocks")
+        return [layer for layer in module if any(hasattr(layer, name) for name in adding)]
+
+    def weight_keys(self, model: ModelPatcher, blocks: Iterable[Block]) -> list[str]:
+        """Keys of all weights inside ``blocks``, as ``ModelPatcher.add_patches`` takes them."""
+        prefixes = tuple(
+            f"diffusion_model.{block.path}." if block.path else "diffusion_model."
+            for block in blocks
+        )
+        return [key for key in model.model.state_dict() if key.startswith(prefixes)]
+
+    def pick(self, picks: Iterable[Pick]) -> list[Block]:
+        """The blocks of the first pick that finds any."""
+        return next(filter(None, map(self._pick, picks)), [])
+
+    def grid(self, latent: Size) -> Grid:
+        """Frames, rows and columns of tokens into which a transformer cuts a latent.
+
+        Args:
+            latent: shape ``[batch, channels, (frames,) (height,) width]``; sound is an image of one
+                row.
+        """
+        sizes, patches = ((1, 1, *all_)[-3:] for all_ in (latent[2:], self._patch()))
+        frames, rows, columns = (math.ceil(n / of) for n, of in zip(sizes, patches, strict=True))
+        return frames, rows, columns
+
+    @property
+    def image_first(self) -> bool:
+        """Whether the image comes before the text in a joint sequence."""
+        first = self.architecture.image_first
+        if first is not None:
+            return first
+        main = self.groups.get(self.main, [])
+        return any(getattr(self.module_of(block), "flipped_img_txt", False) for block in main)
+
+    @property
+    def padding(self) -> int:
+        """To a multiple of how many tokens the image's stream is padded."""
+        name = self.architecture.padding
+        return (getattr(self.module, name, None) if name else None) or 1
+
+    def _patch(self) -> tuple[int, ...]:
+        sides: list[Any] = [getattr(self.module, at, None) or 1 for at in self.architecture.cut]
+        if len(sides) > 1:
+            return tuple(sides)
+        side = sides[0] if sides else 1
+        return tuple(side) if isinstance(side, Sequence) else (side, side)
+
+    def _pick(self, pick: Pick) -> list[Block]:
+        blocks = self.groups.get(pick.group or self.main, [])
+        start, end = (round(share * len(blocks)) for share in pick.share)
+        first = min(start, len(blocks) - 1)
+        blocks = blocks[first : max(first + 1, end)]
+        if pick.transformers:
+            blocks = [block for block in blocks if self.transformers(block)]
+        return blocks[-pick.last :]
+
+    def _is_called(self, block: Block) -> bool:
+        """Whether a block is a part of the network with a forward of its own, and no mere list."""
+        return block.path != "" and not isinstance(self.module_of(block), nn.ModuleList)
+
+
+def _found(module: nn.Module, path: str) -> nn.Module | None:
+    for name in path.split("."):
+        module = getattr(module, name, None)
+    return module
+
+
+def _blocks_of(module: nn.Module, of: BlockList) -> list[Block]:
+    found = _found(module, of.path)
+    if found is None:
+        return []
+    if not isinstance(found, nn.ModuleList | nn.ModuleDict):
+        return [Block(of.name, 0, of.path)]
+    return [
+        Block(of.name, i, f"{of.path}.{name}", point=(of.point, i) if of.point else None)
+        for i, (name, _) in enumerate(found.named_children())
+    ]
+
+
+def _look_for_lists(module: nn.Module) -> tuple[list[BlockList], str]:
+    """Lists of blocks of a transformer that no row knows, and which of them is the main one."""
+    paths = [
+        path
+        for path, inside in module.named_modules()
+        if isinstance(inside, nn.ModuleList | nn.ModuleDict) and _are_blocks(inside)
+    ]
+    # Lists inside of blocks are parts of these, not blocks.
+    outermost = min((path.count(".") for path in paths), default=0)
+    named: dict[str, str] = {}
+    for path in (path for path in paths if path.count(".") == outermost):
+        name = group_name(path.rsplit(".", 1)[-1])
+        named[path.lower() if name in named else name] = path
+    lengths = {name: len(module.get_submodule(path)) for name, path in named.items()}
+    known = [name for name in _MAIN_LISTS if name in lengths]
+    main = known[0] if known else max(lengths, key=lengths.__getitem__, default="")
+    points = {main: "double_block", "single": "single_block"}
+    # Refiners of the text are blocks like all others.
+    lists = [
+        BlockList(name, path, points.get(name, ""), image=not name.startswith("context"))
+        for name, path in named.items()
+    ]
+    return lists, main
+
+
+def group_name(attribute: str) -> str:
+    """What an artist calls a list of modules: ``double`` for ``double_blocks``."""
+    name = re.sub(r"(_stream)?_(block|layer)s?$", "", attribute.lower())
+    return name.rstrip("s") if name in ("blocks", "layers") else name
+
+
+def _are_blocks(modules: nn.ModuleList | nn.ModuleDict) -> bool:
+    """Tell a list of blocks from a list of small projections."""
+    children = list(modules.children())
+    return bool(children) and all(
+        sum(p.ndim >= 2 for p in child.parameters()) >= 2 for child in children
+    )

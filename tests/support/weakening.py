@@ -1,0 +1,128 @@
+"""All ways to weaken a pass of a network, on all architectures that can be weakened so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.ldm.modules.attention
+import pytest
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from support.rig import Conditioning, Run, core_guider, record
+from support.small_models import ARCHITECTURES, Architecture
+
+UNETS = ("sd15", "sdxl")
+CAN_REPLACE = hasattr(comfy.ldm.modules.attention, "wrap_attn")
+
+# Settings that are no defaults, so that one which is not passed on shows.
+NODES = {
+    "identity": ("BadVersionWeakenAttention", {"mode": "identity", "strength": 1.0}),
+    "half identity": ("BadVersionWeakenAttention", {"mode": "identity", "strength": 0.5}),
+    "blur": ("BadVersionWeakenAttention", {"mode": "blur", "strength": 0.8}),
+    "window": ("BadVersionWeakenAttention", {"mode": "window", "strength": 0.8}),
+    "skip": ("BadVersionWeakenBySkippingBlocks", {}),
+    "tokens": ("BadVersionWeakenTokens", {"strength": 0.5, "seed": 3}),
+    "dropout": ("BadVersionWeakenWithDropout", {"rate": 0.2, "seed": 3}),
+}
+RANDOM = ("tokens", "dropout")
+
+
+def can_weaken(kind: str, architecture: Architecture) -> bool:
+    """Whether ComfyUI lets this be done to that architecture."""
+    name = architecture.name
+    if name.startswith("cascade"):
+        return kind == "dropout"
+    if kind == "tokens":
+        return not name.startswith("cosmos")
+    if NODES[kind][0] != "BadVersionWeakenAttention" or name in UNETS:
+        return True
+    # To the attention of these it hands no options, and that of ACE-Step is another one.
+    apart = ("pixart", "hunyuan_dit", "hunyuan_3d_2_1", "wan_sound", "ace_step")
+    return CAN_REPLACE and name not in apart
+
+
+def each(pairs: list[tuple[Architecture, str]]) -> pytest.MarkDecorator:
+    """Run a test for pairs of an architecture and a kind of weakening."""
+    ids = [f"{architecture.name}-{kind}" for architecture, kind in pairs]
+    return pytest.mark.parametrize(("architecture", "kind"), pairs, ids=ids)
+
+
+ALL_PAIRS = [(architecture, kind) for architecture in ARCHITECTURES for kind in NODES]
+POSSIBLE = [(a, kind) for a, kind in ALL_PAIRS if can_weaken(kind, a)]
+IMPOSSIBLE = [(a, kind) for a, kind in ALL_PAIRS if not can_weaken(kind, a)]
+TRANSFORMERS = [architecture for architecture in ARCHITECTURES if architecture.name not in UNETS]
+
+
+def one_step(architecture: Architecture, model: ModelPatcher, **rest: Any) -> Run:
+    """A run of one step, from the middle of the noise and from an image, so that both are seen."""
+    flow = model.get_model_object("model_sampling").noise_scaling(
+        torch.full((1,), 0.5), torch.ones(1), torch.full((1,), 2.0)
+    )
+    sigma = 0.6 if float(flow) == 1.5 else 2.0
+    latent = torch.randn(architecture.latent, generator=torch.Generator().manual_seed(4))
+    return Run(latent, torch.tensor([sigma, 0.0]), **rest)
+
+
+def predict(
+    architecture: Architecture,
+    model: ModelPatcher,
+    run: Run | None = None,
+    positive: Conditioning | None = None,
+) -> Tensor:
+    """The model's first prediction in a run."""
+    recorded, recording = record(model)
+    run = one_step(architecture, model) if run is None else run
+    run.sample(core_guider(recorded, positive or architecture.conditioning(1)))
+    return recording.denoised[0]
+
+
+def distance(actual: Tensor, expected: Tensor) -> float:
+    return float((actual - expected).norm() / expected.norm())
+
+
+def own_values(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    heads: int,
+    mask: Tensor | None = None,
+    attn_precision: torch.dtype | None = None,
+    skip_reshape: bool = False,
+    skip_output_reshape: bool = False,
+    **_: Any,
+) -> Tensor:
+    """Attention in which each token sees only itself, so that what it holds stays its own."""
+    if not skip_reshape:
+        q, v = (t.reshape(*t.shape[:2], heads, -1).transpose(1, 2) for t in (q, v))
+    out = v if v.shape[2] == q.shape[2] else torch.zeros_like(q)
+    return out if skip_output_reshape else out.transpose(1, 2).flatten(2)
+
+
+def isolating(model: ModelPatcher) -> ModelPatcher:
+    """The same through ComfyUI's patch point, on which the weakened attention stands, too."""
+    isolated = model.clone()
+    isolated.model_options["transformer_options"]["optimized_attention_override"] = (
+        lambda _, *args, **kwargs: own_values(*args, **kwargs)
+    )
+    return isolated
+
+
+def traces(model: ModelPatcher) -> tuple[dict[str, list[str]], dict[str, tuple[int, float]]]:
+    """What might be left on the modules of a network, and where its weights are."""
+    found = {}
+    for name, module in model.model.named_modules():
+        hooks = [k for k, v in vars(module).items() if "hooks" in k and v]
+        if hooks or "forward" in vars(module):
+            found[name] = hooks
+    weights = {
+        k: (w.data_ptr(), float(w.double().sum())) for k, w in model.model.state_dict().items()
+    }
+    return found, weights
+
+
+each_architecture = pytest.mark.parametrize(
+    "architecture", ARCHITECTURES, ids=lambda architecture: architecture.name
+)
+each_kind = pytest.mark.parametrize("kind", NODES)
