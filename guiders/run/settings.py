@@ -29,7 +29,8 @@ class WeakPush:
         model: the bad version; another checkpoint, or the same base with other patches.
         push: its strength, schedules and shapes.
         prompt: what the weak model sees; None for the positive conditioning of the run.
-        every: the weak model predicts once in so many steps; see :class:`.memory.Carried`.
+        every: steps from one prediction of the weak model to the next; see
+            :class:`.memory.Carried`.
         key: under which ComfyUI finds the weak model among a main model's additional ones.
     """
 

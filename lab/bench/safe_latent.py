@@ -32,7 +32,7 @@ class SafeLatent(_shapes.Shape):
     def start(self, noise: Any) -> Any:
         """Begin a run; nothing is remembered."""
 
-        def shape(delta: Tensor, step: Any, excess: Any) -> Tensor:
+        def shape(delta: Tensor, step: Any, strength: Any) -> Tensor:
             sigma = step.sigma
             if noise.is_flow:
                 # Short of time 1, where predicted noise does not depend on the predicted image.

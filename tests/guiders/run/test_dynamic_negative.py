@@ -67,14 +67,14 @@ class Guided:
         parts, shares = denoised(points, level), posterior(points, level)
         C = (shares[:, :, None] * parts).sum(1).view_as(x)
         N = parts[:, self.away_from].view_as(x)
-        excess = torch.full_like(sigma, self.strength)
+        strength = torch.full_like(sigma, self.strength)
         if self.factor is not None:
             step = SimpleNamespace(x=x, sigma=sigma, level=level, C=C, R=N, noise=self.noise)
             factor = self.factor(step)
             self.tracked.append(factor / (1 + factor))
             self.true.append(shares[:, self.away_from])
-            excess = self.strength * factor
-        return C + excess.view(-1, 1, 1, 1) * (C - N)
+            strength = self.strength * factor
+        return C + strength.view(-1, 1, 1, 1) * (C - N)
 
 
 @pytest.fixture(scope="module")

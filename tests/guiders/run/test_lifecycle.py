@@ -25,7 +25,7 @@ KINDS = [
 
 @pytest.fixture(params=KINDS)
 def inputs(request, main, weak, negative, pack, monkeypatch):
-    """What is plugged into the guider for one kind of bad version; models of this test alone."""
+    """What is connected to the guider for one kind of bad version; models of this test alone."""
     kind, main = request.param, main.clone()
     if "weight function" in kind:
         monkeypatch.setattr(pack.guiders.run.weight_swap, "can_swap", lambda patcher: False)

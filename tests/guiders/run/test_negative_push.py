@@ -223,7 +223,7 @@ def test_what_changes_nothing_gives_the_picture_of_core(kind, make, main, positi
 
 @pytest.fixture
 def pushes(node, dynamic, negative):
-    """Everything that can be plugged in for the negative push."""
+    """Everything that can be connected for the negative push."""
     early = node("BadVersionGuidanceInterval", unit="percent", start=0.0, end=0.6)
     live = dynamic(prior=0.05, offset=0.1, schedule=early)
     shape = node("BadVersionProjectedShape", eta=0.0, norm_threshold=3.0, momentum=-0.5)

@@ -491,7 +491,7 @@ def test_nothing_is_kept_after_a_run(guide, remembering, main, pack):
 
     class Spy(pack.guiders.push.shapes.Shape):
         def start(self, noise):
-            def shape(delta, step, excess):
+            def shape(delta, step, strength):
                 kept.extend(map(weakref.ref, (step, step.x, step.C, step.R, delta)))
                 return delta
 
@@ -559,7 +559,7 @@ BAD_EMPTY = [
 def test_empty_prompt_that_the_model_cannot_take(
     weak_push, when, guide, only, main, weak, positive, negative, eight, node
 ):
-    """The node that it is plugged into is named, and nothing is left changed."""
+    """The node that it is connected to is named, and nothing is left changed."""
     run = Run.of(main)
     plain = core_guider(main, positive, negative, CFG)
     before = run.sample(plain)

@@ -109,7 +109,7 @@ NEED_LORA = {"LoRAs off", "LoRAs down"}
 def test_equals_its_weights_in_a_checkpoint(
     name, lora, dtype, weak_weights, digits, guide, positive, negative, tmp_path
 ):
-    """The central promise: plugged in as it is, or written to a file and loaded, it is the same.
+    """The central promise: connected as it is, or written to a file and loaded, it is the same.
 
     Both ways round to the dtype of the weights in the same place, so not a bit may differ.
     """
