@@ -7,12 +7,13 @@ ComfyUI's page shows wherever there is no translation), locales/zh/nodeDefs.json
 Chinese), and docs/help/ (what a help page says beyond these). From them come the help pages in
 web/docs/ and the tables of README.md that stand between comments.
 
-A file docs/help/<language>/<node id>.md begins with what follows the description; then come
-sections. The section of inputs and that of outputs may hold a part `### name` for what is to
-follow the tooltip of that input or output. Where a tooltip ends with "one: … other: …" for all
+A file docs/help/<node id>.md has a part for each language, below a heading with its name; a node
+whose tooltips say all there is to say needs none. A part begins with what follows the description;
+then come sections. The section of inputs and that of outputs may hold a part `### name` for what is
+to follow the tooltip of that input or output. Where a tooltip ends with "one: … other: …" for all
 choices of a widget, they become a list; where it does not, such a part lists them. A line
-`{{name}}` stands for the text of docs/help/<language>/shared/name.md. How blocks are named follows
-the inputs by itself where one of them is `blocks`.
+`{{name}}` stands for the text of docs/help/shared/name.md. How blocks are named follows the inputs
+by itself where one of them is `blocks`.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ class Language:
 
     Attributes:
         code: as ComfyUI calls the language.
+        name: as it calls itself.
         inputs, outputs: headings of these sections.
         entry, optional_entry: of an input or output with its `name`, `id` and `text`.
         choice: one of a widget, with what it does.
@@ -64,6 +66,7 @@ class Language:
     """
 
     code: str
+    name: str
     inputs: str
     outputs: str
     entry: str
@@ -77,6 +80,7 @@ class Language:
 
 ENGLISH = Language(
     code="en",
+    name="English",
     inputs="Inputs",
     outputs="Outputs",
     entry="**{name}** – {text}",
@@ -89,6 +93,7 @@ ENGLISH = Language(
 )
 ZH = Language(
     code="zh",
+    name="中文",
     inputs="输入",
     outputs="输出",
     entry="**{name}**（{id}）：{text}",
@@ -127,7 +132,7 @@ def derived(schemas: Sequence[Any]) -> dict[Path, str]:
     """Every derived file of the repository with its text.
 
     Raises:
-        TextError: for a node without help, or help for what no node has.
+        TextError: for help that lacks a language or a section, or that no node has.
     """
     labels = {"en": english_labels(schemas), "zh": chinese_labels()}
     texts = {README: with_tables(README.read_text(encoding="utf-8"), schemas)}
@@ -135,10 +140,9 @@ def derived(schemas: Sequence[Any]) -> dict[Path, str]:
         for code, language in LANGUAGES.items():
             page = help_page(schema, labels[code][schema.node_id], language)
             texts[page_path(code, schema.node_id)] = page
-    for code in LANGUAGES:
-        unknown = {path.stem for path in (HELP / code).glob("*.md")} - labels["en"].keys()
-        if unknown:
-            raise TextError(f"docs/help/{code} has help for {sorted(unknown)}, which are no nodes.")
+    unknown = {path.stem for path in HELP.glob("*.md")} - labels["en"].keys()
+    if unknown:
+        raise TextError(f"docs/help has help for {sorted(unknown)}, which are no nodes.")
     return texts
 
 
@@ -152,11 +156,10 @@ def page_path(code: str, node_id: str) -> Path:
 
 def help_page(schema: Any, labels: Mapping[str, Any], language: Language) -> str:
     """The help page of a node: what its labels say, around what is written by hand."""
-    source = HELP / language.code / f"{schema.node_id}.md"
-    if not source.is_file():
-        raise TextError(f"{source.relative_to(ROOT)} is missing.")
-    written = with_shared(source.read_text(encoding="utf-8"), language.code)
-    beginning, sections = split(written, "## ")
+    source = HELP / f"{schema.node_id}.md"
+    beginning, sections = "", dict.fromkeys((language.inputs, language.outputs), "")
+    if source.is_file():
+        beginning, sections = split(with_shared(in_language(source, language), language), "## ")
     needed = {language.inputs, language.outputs}
     if not needed <= sections.keys():
         raise TextError(f"{source.relative_to(ROOT)} lacks '## ' with {needed - sections.keys()}.")
@@ -178,7 +181,7 @@ def help_page(schema: Any, labels: Mapping[str, Any], language: Language) -> str
                 parts += [*entry, notes.get(name, "")]
             parts.append(after)
             if heading == language.inputs and "blocks" in entries:
-                parts.append(shared("blocks", language.code))
+                parts.append(shared("blocks", language))
         else:
             parts.append(text)
     return "\n\n".join(filter(None, parts)) + "\n"
@@ -265,17 +268,25 @@ def split(text: str, mark: str) -> tuple[str, dict[str, str]]:
     }
 
 
-def with_shared(text: str, code: str) -> str:
+def with_shared(text: str, language: Language) -> str:
     """The text with what it shares with other pages put in."""
-    return SHARED.sub(lambda found: shared(found[1], code), text)
+    return SHARED.sub(lambda found: shared(found[1], language), text)
 
 
-def shared(name: str, code: str) -> str:
+def shared(name: str, language: Language) -> str:
     """What several pages say."""
-    path = HELP / code / "shared" / f"{name}.md"
-    if not path.is_file():
-        raise TextError(f"{path.relative_to(ROOT)} is missing.")
-    return path.read_text(encoding="utf-8").strip("\n")
+    return in_language(HELP / "shared" / f"{name}.md", language)
+
+
+def in_language(source: Path, language: Language) -> str:
+    """The part of a file that is in one language."""
+    where = source.relative_to(ROOT)
+    if not source.is_file():
+        raise TextError(f"{where} is missing.")
+    _, parts = split(source.read_text(encoding="utf-8"), "# ")
+    if set(parts) != {each.name for each in LANGUAGES.values()}:
+        raise TextError(f"{where} has {sorted(parts)} where each language has a heading.")
+    return parts[language.name]
 
 
 # README

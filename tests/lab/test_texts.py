@@ -15,12 +15,29 @@ def test_derived_texts_are_up_to_date(pack):
     assert sorted(str(path.relative_to(ROOT)) for path in stale) == [], "Run: make texts"
 
 
-@pytest.mark.parametrize("code", texts.LANGUAGES)
-def test_what_is_shared_is_needed(code):
-    folder = texts.HELP / code
-    pages = [path.read_text(encoding="utf-8") for path in folder.glob("*.md")]
+@pytest.mark.parametrize("language", texts.LANGUAGES.values(), ids=texts.LANGUAGES)
+def test_what_is_shared_is_needed(language):
+    pages = [texts.in_language(path, language) for path in texts.HELP.glob("*.md")]
     included = {name for page in pages for name in texts.SHARED.findall(page)}
-    assert included | {"blocks"} == {path.stem for path in (folder / "shared").iterdir()}
+    assert included | {"blocks"} == {path.stem for path in (texts.HELP / "shared").iterdir()}
+
+
+def test_a_node_needs_no_help_beyond_its_tooltips(pack, monkeypatch, tmp_path):
+    monkeypatch.setattr(texts, "HELP", tmp_path / "help")
+    monkeypatch.setattr(texts, "ROOT", tmp_path)
+    schema = pack.nodes.shapes.BadVersionCapShape.define_schema()
+    page = texts.help_page(schema, texts.english_labels([schema])[schema.node_id], texts.ENGLISH)
+    assert all(each.tooltip.partition(".")[0] in page for each in schema.inputs)
+
+
+def test_help_in_one_language_only_is_an_error(pack, monkeypatch, tmp_path):
+    monkeypatch.setattr(texts, "HELP", tmp_path)
+    monkeypatch.setattr(texts, "ROOT", tmp_path)
+    (tmp_path / "BadVersionCapShape.md").write_text("# English\n\n## Inputs\n\n## Outputs\n")
+    schema = pack.nodes.shapes.BadVersionCapShape.define_schema()
+    labels = texts.english_labels([schema])[schema.node_id]
+    with pytest.raises(texts.TextError, match=r"BadVersionCapShape.md has \['English'\]"):
+        texts.help_page(schema, labels, texts.ENGLISH)
 
 
 @pytest.mark.parametrize(
