@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from bench import plane, plane_report, plane_runs
-from bench.insides import module_without_comfyui
 from bench.plane_claim import Comparison, Point, compare, worst
 from bench.plane_runs import (
     BAD_VERSION,
