@@ -22,6 +22,7 @@ from bench.plane_runs import (
 )
 from bench.records import Records
 from bench.tables import first_at, listing, mean_sd
+from support.without_comfyui import module_without_comfyui
 from tabular import markdown_table
 
 
