@@ -39,6 +39,7 @@ NEEDED = {
     ),
     "comfy.patcher_extension": (
         "WrappersMP.APPLY_MODEL",
+        "WrappersMP.CALC_COND_BATCH",
         "WrappersMP.OUTER_SAMPLE",
         "WrappersMP.PREDICT_NOISE",
         "WrappersMP.PREPARE_SAMPLING",
@@ -54,6 +55,7 @@ NEEDED = {
         "CFGGuider.set_conds",
         "Sampler",
         "calc_cond_batch",
+        "get_area_and_mult",
     ),
     "comfy.utils": ("get_attr", "set_attr", "set_attr_param"),
     "comfy.weight_adapter": ("WeightAdapterBase",),
@@ -168,12 +170,13 @@ CANCEL_OR_MEMORY = (
 BATCH_FUNCTION = "sampler_calc_cond_batch_function"
 PRE_CFG = "sampler_pre_cfg_function"
 POST_CFG = "sampler_post_cfg_function"
+CFG = "sampler_cfg_function"
 CONTEXT_WINDOWS = "context_handler"
 
 # Keys of options and wrappers that act on the guided result or on the run around it, rather than on
 # a single prediction.
 _SAMPLER_SIDE = {
-    "sampler_cfg_function",
+    CFG,
     PRE_CFG,
     POST_CFG,
     "disable_cfg1_optimization",
@@ -207,11 +210,9 @@ def load_along(options: dict[str, Any], models: Sequence[ModelPatcher], key: str
     options["registered_hooks"] = hooks
 
 
-def wrap_calls(options: dict[str, Any], key: str, wrapper: Callable[..., Tensor]) -> None:
-    """Put a wrapper around each model call of a run."""
-    comfy.patcher_extension.add_wrapper_with_key(
-        WrappersMP.PREDICT_NOISE, key, wrapper, options, is_model_options=True
-    )
+def wrap(options: dict[str, Any], kind: str, key: str, wrapper: Callable[..., Any]) -> None:
+    """Put a wrapper of one of the kinds of ``WrappersMP`` around something in a run."""
+    comfy.patcher_extension.add_wrapper_with_key(kind, key, wrapper, options, is_model_options=True)
 
 
 def predict_batch(args: dict[str, Any]) -> list[Tensor]:
@@ -246,6 +247,32 @@ def predict(
         guider.inner_model, [guider.conds[name]], x.to(device), sigma.to(device), options
     )
     return denoised.to(x.device)
+
+
+# What keeps a conditioning from predicting at every sigma and everywhere in a latent.
+_LIMITS = {"area", "mask", "timestep_start", "timestep_end"}
+
+
+def predicted_where(conds: InnerConditioning, x: Tensor, sigma: Tensor) -> Tensor | None:
+    """Where ComfyUI predicts anything from a conditioning; it fills the rest with zeros.
+
+    Returns:
+        A tensor of the shape of ``x``, true there; None for everywhere.
+    """
+    if any("default" in cond or _LIMITS.isdisjoint(cond) for cond in conds):
+        return None
+    where = torch.zeros_like(x, dtype=torch.bool)
+    for cond in conds:
+        found = comfy.samplers.get_area_and_mult(cond, x, sigma)
+        if found is None:
+            continue
+        part = where
+        if found.area is not None:
+            count = len(found.area) // 2
+            for i in range(count):
+                part = part.narrow(i + 2, found.area[count + i], found.area[i])
+        part |= found.mult.to(x.device) > 0
+    return where
 
 
 def with_own_hooks(conds: InnerConditioning) -> InnerConditioning:

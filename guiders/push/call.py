@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from .noise import Noise
@@ -60,6 +61,7 @@ class Call:
         self._predictions: dict[str, Tensor] = {}
         self._differences: dict[str, Tensor] = {}
         self._reused: set[str] = set()
+        self._limits: dict[str, Tensor] = {}
         self._level: float | None = None
 
     @property
@@ -72,6 +74,20 @@ class Call:
     def offer(self, name: str, predict: Callable[[Call], Tensor]) -> None:
         """Say what makes a prediction when it is first asked for; it may :meth:`reuse` one."""
         self._offers[name] = predict
+
+    def limit(self, name: str, where: Tensor | None) -> None:
+        """Say where a prediction was made at all; elsewhere there is no push.
+
+        Args:
+            name: as for :meth:`offer`; "" for ``C``.
+            where: true there, like ``x``; None for everywhere.
+        """
+        if where is not None:
+            self._limits[name] = where
+
+    def is_limited(self, name: str) -> bool:
+        """Whether a prediction, or ``C``, was not made everywhere."""
+        return name in self._limits or "" in self._limits
 
     def take(self, name: str, prediction: Tensor) -> None:
         """Note a prediction that was made along with others."""
@@ -88,9 +104,13 @@ class Call:
         return name in self._reused
 
     def prediction(self, name: str) -> Tensor:
-        """A prediction that was offered or taken."""
+        """A prediction that was offered or taken; ``C`` where none was made."""
         if name not in self._predictions:
             self._predictions[name] = self._offers[name](self)
+        for limited in (name, ""):
+            where = self._limits.get(limited)
+            if where is not None:
+                self._predictions[name] = torch.where(where, self._predictions[name], self.C)
         return self._predictions[name]
 
     def difference(self, name: str) -> Tensor | None:

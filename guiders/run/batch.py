@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .. import comfy
 from ..comfy import BatchFunction, InnerConditioning
 from .negative import has_negative
-from .side_run import TOLD_ELSEWHERE, SideRun
+from .side_run import TOLD_ELSEWHERE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,20 +25,24 @@ class SharedBatch:
 
     Where only the conditioning differs, ComfyUI puts it into one batch with the run's own, if they
     fit. Guiders that do not ask this function for their predictions leave the others their own
-    passes.
+    passes; and so does a batch that fails, since a patch of another pack may know of a positive and
+    a negative conditioning only.
 
     Attributes:
-        conds: what the main model may predict from, by name of who needs it.
-        sides: who that is.
+        node: display name of the artist's node, for the log.
+        conds: what the main model may predict from, by name of who needs it; empty once a batch has
+            failed.
         call_at: the present model call, by ``x`` and sigma.
+        offer: is told a prediction that was made along, by its name.
         wanted: whose predictions a call needs, with or without a negative prompt.
         negative: the sampler's own push, for which no pass is made where it is off.
         others: the function that stood here before.
     """
 
-    conds: Mapping[str, InnerConditioning]
-    sides: Mapping[str, SideRun]
+    node: str
+    conds: dict[str, InnerConditioning]
     call_at: Callable[[Tensor, Tensor], Call]
+    offer: Callable[[Call, str, Tensor], None]
     wanted: Callable[[Call, bool], set[str]]
     negative: NegativePush
     others: BatchFunction | None
@@ -56,24 +61,21 @@ class SharedBatch:
             out = predict({**args, "conds": [*own, *(self.conds[name] for name in names)]})
         except TOLD_ELSEWHERE:
             raise
-        except Exception as error:
-            new = [name for name in names if not self.sides[name].calls]
-            if not new:
+        except Exception:
+            if not names:
                 raise
-            predict({**args, "conds": own})  # Raises where the run's own are at fault.
-            raise self._unfit(new, args, predict).cannot_take_prompt() from error
+            out = predict({**args, "conds": own})  # Raises where the run's own are at fault.
+            names = []
+            self.conds.clear()
+            logging.info(
+                "%s: its prompts cannot be predicted for in one batch with those of the sampler, "
+                "and get passes of their own.",
+                self.node,
+                exc_info=True,
+            )
         for name, R in zip(names, out[len(own) :], strict=True):
-            call.take(name, self.sides[name].checked(R, args["sigma"]))
+            self.offer(call, name, R)
         out = list(out[: len(own)])
         if switched_off:
             out[1] = out[0]  # ComfyUI has zeros there.
         return out
-
-    def _unfit(self, names: list[str], args: dict[str, Any], predict: BatchFunction) -> SideRun:
-        """Find out whose conditioning fails."""
-        for name in names[:-1]:
-            try:
-                predict({**args, "conds": [self.conds[name]]})
-            except Exception:
-                return self.sides[name]
-        return self.sides[names[-1]]

@@ -13,12 +13,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .. import comfy
+from ..comfy import InnerConditioning, WrappersMP
 from ..errors import bad_input
-from ..models import changes_nothing, check_pair, noise_of, require_difference
+from ..models import changes_nothing, check_pair, name_of, noise_of, require_difference
 from ..push.call import Call, Conditioning, Pushed
 from ..push.memory import Carried
 from ..push.push import RunningPush
 from .batch import SharedBatch
+from .finite import Finite
 from .negative import NegativePush
 from .settings import WRAPPER_KEY, Guidance, WeakPush, unguided
 from .side_run import SideRun
@@ -62,7 +64,13 @@ class GuidedRun:
         # Two shapes with one and the same prompt share a side.
         self._side_of: dict[str, str] = {}
         self._add_prompts()
-        self._shared: set[str] = set()
+        self._finite = Finite(self._node, name_of(self._main))
+        # What the guider has predicted from its positive conditioning at the present call, and
+        # whether it has asked for our part there.
+        self._of_positive: Tensor | None = None
+        self._was_asked = False
+        # Whether other nodes may write into the predictions that they are given.
+        self._others_write = False
         self._watch = Watch(guidance, self._main.get_model_object("latent_format"))
 
     @property
@@ -74,8 +82,7 @@ class GuidedRun:
         check_pair(self._node, self._main, model)
         has_own_prompt = weak.prompt is not None
         require_difference(self._node, self._main, model, has_own_prompt)
-        positive = self._guider.original_conds.get("positive")
-        if not has_own_prompt and positive is None:
+        if not has_own_prompt and "positive" not in self._guider.original_conds:
             raise bad_input(
                 self._node,
                 "weak_positive",
@@ -83,7 +90,7 @@ class GuidedRun:
                 "the conditioning that the weak model is to see",
             )
         return SideRun(
-            self._node, "weak_positive", "weak_model", self._main, model, weak.prompt, positive
+            self._node, "weak_positive", "weak_model", self._main, model, weak.prompt, self._guider
         )
 
     def _add_prompts(self) -> None:
@@ -96,7 +103,13 @@ class GuidedRun:
                         side = name
                         known.append((prompt, side))
                         self._sides[side] = SideRun(
-                            shape.node, "empty", "empty", self._main, unguided(self._main), prompt
+                            shape.node,
+                            "empty",
+                            "empty",
+                            self._main,
+                            unguided(self._main),
+                            prompt,
+                            self._guider,
                         )
                     self._side_of[name] = side
 
@@ -118,7 +131,7 @@ class GuidedRun:
         try:
             latent = run()
         finally:
-            self._call = None
+            self._call = self._of_positive = None
         look_back(self._node, self._noise, self._pushes, self._sides.get(_WEAK))
         self._watch.finish(latent)
         return latent
@@ -132,6 +145,7 @@ class GuidedRun:
             for side in sides:
                 side.use_context_windows(options[comfy.CONTEXT_WINDOWS])
         self._share_batch(options)
+        self._others_write = any(options.get(k) for k in (comfy.PRE_CFG, comfy.CFG, comfy.POST_CFG))
         # First, so that the functions of others see all of the push. And functions, not methods:
         # ComfyUI clones models by deep copy.
         for name, function in (
@@ -139,7 +153,8 @@ class GuidedRun:
             (comfy.POST_CFG, lambda args: self._after_cfg(args)),
         ):
             options[name] = [function, *options.get(name, [])]
-        comfy.wrap_calls(options, WRAPPER_KEY, self._predict_noise)
+        comfy.wrap(options, WrappersMP.PREDICT_NOISE, WRAPPER_KEY, self._predict_noise)
+        comfy.wrap(options, WrappersMP.CALC_COND_BATCH, WRAPPER_KEY, self._note_positive)
 
     def _share_batch(self, options: dict[str, Any]) -> None:
         others = options.get(comfy.BATCH_FUNCTION)
@@ -148,10 +163,15 @@ class GuidedRun:
         if others is None or isinstance(others, SharedBatch):
             conds = {name: side.conditioning_for_main() for name, side in self._sides.items()}
             conds = {name: cond for name, cond in conds.items() if cond is not None}
-        self._shared = set(conds)
         if conds or self._negative.is_scheduled:
             options[comfy.BATCH_FUNCTION] = SharedBatch(
-                conds, self._sides, self._call_at, self._wanted, self._negative, others
+                self._node,
+                conds,
+                self._call_at,
+                self._offer_joined,
+                self._wanted,
+                self._negative,
+                others,
             )
 
     def _call_at(self, x: Tensor, sigma: Tensor) -> Call:
@@ -170,7 +190,16 @@ class GuidedRun:
         return call
 
     def _predict_for(self, call: Call, name: str) -> Tensor:
-        return self._sides[name].predict(call.x, call.sigma)
+        return self._checked(call, name, self._sides[name].predict(call.x, call.sigma))
+
+    def _offer_joined(self, call: Call, name: str, R: Tensor) -> None:
+        self._sides[name].calls += 1
+        call.offer(name, partial(self._checked, name=name, R=R))
+
+    def _checked(self, call: Call, name: str, R: Tensor) -> Tensor:
+        side = self._sides[name]
+        call.limit(name, side.predicted_where(call.x, call.sigma))
+        return self._finite.require(R, call, side)
 
     def _predict_weak(self, call: Call) -> Tensor:
         """The weak model's prediction, or the one that the difference carried over stands for."""
@@ -190,43 +219,79 @@ class GuidedRun:
         names = {self._side_of[name] for name in prompts}
         return names | {_WEAK} if self._weak in on and self._is_due(call) else names
 
+    def _note_positive(
+        self,
+        executor: Any,
+        model: Any,
+        conds: list[Any],
+        x: Tensor,
+        timestep: Tensor,
+        *args: Any,
+    ) -> list[Tensor]:
+        """Wrapper of ComfyUI's predictions: remember the one for the positive conditioning."""
+        out = executor(model, conds, x, timestep, *args)
+        positive = self._guider.conds.get("positive")
+        self._of_positive = next(
+            (C for cond, C in zip(conds, out, strict=False) if cond is positive),
+            self._of_positive,
+        )
+        return out
+
     def _predict_noise(
         self, executor: Any, x: Tensor, timestep: Tensor, *args: Any, **kwargs: Any
     ) -> Tensor:
-        """Wrapper of a model call: let the weak model make its first prediction first.
+        """Wrapper of a model call.
 
-        A conditioning that it cannot take is reported before an artist has waited for a step, and
-        so are weights that are the main model's, which are in place by now.
+        Weights that are the main model's are reported here, before an artist has waited for a step:
+        they are in place by now.
         """
         self._call = call = self._begin_call(x, timestep)
+        self._of_positive, self._was_asked = None, False
         side = self._sides.get(_WEAK)
-        if (
-            side is not None
-            and side.calls == 0
-            and _WEAK not in self._shared
-            and self._weak.is_on(call)
-        ):
-            if side.is_main_model():
-                raise changes_nothing(self._node, "all of its weights are those of 'model'")
-            call.prediction(_WEAK)
+        is_on = self._weak is not None and self._weak.is_on(call)
+        if is_on and side.calls == 0 and side.is_main_model():
+            raise changes_nothing(self._node, "all of its weights are those of 'model'")
         try:
             guided = executor(x, timestep, *args, **kwargs)
+            if is_on and not self._was_asked:
+                guided = self._without_cfg(call, guided)
+            self._finite.see(call, guided)
             self._watch.see(call, guided)
             return guided
         finally:
-            self._call = None
+            self._call = self._of_positive = None
+
+    def _without_cfg(self, call: Call, guided: Tensor) -> Tensor:
+        """The weak push at a call at which the guider has not asked for ours in ComfyUI's way."""
+        if guided is not self._of_positive:
+            raise bad_input(
+                self._node,
+                "weak_model",
+                f"the guider {type(self._guider).__name__}, which leaves no place for a push away "
+                "from a weak model",
+                "a guider or sampler that goes by ComfyUI's CFG function, such as KSampler or "
+                "CFGGuider",
+            )
+        call.C = guided
+        return self._add_weak(call, guided)
 
     def _before_cfg(self, args: dict[str, Any]) -> list[Tensor]:
         """Pre-CFG function: give the negative push its schedule and shape."""
         call = self._call_at(args["input"], args["sigma"])
-        call.C = args["conds_out"][0]
-        return self._negative.rewrite(call, args)
+        self._take_main(call, args["conds_out"][0], args["conds"][0])
+        out = self._negative.rewrite(call, args)
+        if not self._others_write:
+            return out
+        # What is kept here must stay as it is, and two that are one must stay one.
+        copies = {id(each): each.clone() for each in out}
+        return [copies[id(each)] for each in out]
 
     def _after_cfg(self, args: dict[str, Any]) -> Tensor:
         """Post-CFG function: add the weak push to the sampler's own guidance."""
         call = self._call_at(args["input"], args["sigma"])
+        self._was_asked = True
         if call.C is None:
-            call.C = args["cond_denoised"]
+            self._take_main(call, args["cond_denoised"], args["cond"])
         self._negative.look_at(call, args, measured=self._watch.is_recording)
         guided = args["denoised"]
         if self._weak is None:
@@ -236,13 +301,24 @@ class GuidedRun:
                 self._carried.forget()
             call.pushed[_WEAK] = Pushed()
             return guided
-        guided, pushed = self._weak.add_to(guided, call)
+        return self._add_weak(call, guided)
+
+    @staticmethod
+    def _take_main(call: Call, C: Tensor, cond: InnerConditioning | None) -> None:
+        call.C = C
+        if cond is not None:
+            call.limit("", comfy.predicted_where(cond, call.x, call.sigma))
+
+    def _add_weak(self, call: Call, before: Tensor) -> Tensor:
+        guided, pushed = self._weak.add_to(before, call)
         if not call.is_reused(_WEAK):
             delta = call.difference(_WEAK)
-            self._sides[_WEAK].compare(call.C, delta)
+            # Where nothing was predicted, that there is no difference says nothing.
+            if not call.is_limited(_WEAK):
+                self._sides[_WEAK].compare(call.C, delta)
             if self._carried is not None:
                 self._carried.find(delta, call.sigma, call.level)
         if self._watch.is_recording:
-            pushed = replace(pushed, added=guided - args["denoised"])
+            pushed = replace(pushed, added=guided - before)
         call.pushed[_WEAK] = pushed
         return guided

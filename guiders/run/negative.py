@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from .. import comfy
 from ..errors import bad_input
 from ..push import formulas
 from ..push.call import Pushed
@@ -74,6 +75,7 @@ class NegativePush:
         if N is C:  # The schedule of another patch has switched it off.
             return out
         call.take(NAME, N)
+        call.limit(NAME, comfy.predicted_where(args["conds"][1], call.x, call.sigma))
         strength = args["cond_scale"] - 1.0
         call.pushed[NAME] = Pushed(strength, N)
         if self.running is None or is_off(strength):

@@ -17,7 +17,7 @@ models, whatever its release.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,6 +27,7 @@ from ..comfy import CFGGuider, InnerConditioning, Sampler
 from ..errors import GuidanceError, bad_input
 from ..models import name_of, rounding_of, set_up_alike, weights_alike
 from ..push import formulas
+from .network_state import NetworkState
 from .weight_swap import WeightSwap, run_patcher
 
 if TYPE_CHECKING:
@@ -50,11 +51,13 @@ class SideRun(CFGGuider):
         model: patcher of the model that predicts: another checkpoint, which ``main`` has among its
             additional models, or the same base.
         prompt: what it sees, if the artist has connected something.
-        otherwise: what it sees where nothing is connected.
+        guider: of the main run, whose positive conditioning is what it sees where nothing is
+            connected.
 
     Attributes:
+        model_input: as above.
+        model_name: of the model's architecture.
         calls: how many predictions it has made.
-        has_differed: whether any of them was another than that of the main model.
     """
 
     def __init__(
@@ -65,25 +68,30 @@ class SideRun(CFGGuider):
         main: ModelPatcher,
         model: ModelPatcher,
         prompt: Conditioning | None,
-        otherwise: InnerConditioning | None = None,
+        guider: CFGGuider,
     ) -> None:
         self._node = node
         self._prompt_input = prompt_input
-        self._model_input = model_input
+        self.model_input = model_input
         self._main = main
         self._model = model
+        self.model_name = name_of(model)
         self._has_own_prompt = prompt is not None
-        self._prompt = comfy.convert_cond(prompt) if prompt is not None else otherwise or []
+        self._guider = guider
+        own = None if prompt is None else comfy.convert_cond(prompt)
+        self._prompt = guider.original_conds["positive"] if own is None else own
         self._shares_base = model.is_clone(main)
         super().__init__(run_patcher(main, model) if self._shares_base else model)
         self.original_conds = {"positive": comfy.with_own_hooks(self._prompt)}
         self._swap: WeightSwap | None = None
+        self._state: NetworkState | None = None
         self._arguments: tuple[tuple[Any, ...], dict[str, Any]] = (), {}
         self._options: dict[str, Any] = {}
         self._started = False
         self._rounding = rounding_of(model)
         self.calls = 0
-        self.has_differed = False
+        # Of each prediction of its own whether it was another than the main model's.
+        self._differed: list[Tensor] = []
 
     def around(
         self, main_run: Callable[[], Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -104,6 +112,7 @@ class SideRun(CFGGuider):
             self._options = options
             if self._shares_base:
                 self._swap = WeightSwap(self._main, self._model, self.model_patcher)
+                self._state = NetworkState(self.inner_model.diffusion_model)
             self._started = True
             result.append(main_run())
 
@@ -114,7 +123,7 @@ class SideRun(CFGGuider):
             self.sample(noise, latent_image, sampler, sigmas)
         finally:
             # Both sit in a reference cycle, and would keep weights and latents until it is found.
-            self._arguments, self._swap = ((), {}), None
+            self._arguments, self._swap, self._state = ((), {}), None, None
         return result[0]
 
     def outer_sample(self, *_: Any, **__: Any) -> Tensor:
@@ -131,7 +140,7 @@ class SideRun(CFGGuider):
         except Exception as error:
             if self._started:
                 raise
-            raise self.cannot_take_prompt() from error
+            raise self._cannot_prepare(error) from error
 
     def use_context_windows(self, handler: Any) -> None:
         """Show this model no more frames at once than the main one, unless it has its own."""
@@ -173,39 +182,81 @@ class SideRun(CFGGuider):
         Returns:
             A tensor like ``x``, on its device.
         """
-        # A main run cleans its additional models up, and another pack may start it again.
-        comfy.make_ready_again(self)
         try:
-            with self._swap.in_place() if self._swap is not None else nullcontext():
-                R = comfy.predict(self, "positive", x, sigma, self._options)
+            R = self._predict("positive", x, sigma)
         except TOLD_ELSEWHERE:
             raise
         except Exception as error:
             if self.calls:
                 raise
-            raise self.cannot_take_prompt() from error
-        return self.checked(R, sigma)
-
-    def checked(self, R: Tensor, sigma: Tensor) -> Tensor:
-        """Count a prediction, and return it if it is finite."""
+            raise self._cannot_predict(x, sigma, error) from error
         self.calls += 1
-        if not torch.isfinite(R).all():
-            raise GuidanceError(
-                f"{self._node}, input '{self._model_input}': the prediction of "
-                f"{name_of(self._model)} at sigma {float(sigma.max()):.4g} has NaN or infinity in "
-                "it, so no image was made. Expected finite numbers; load the model in a wider "
-                "dtype (bf16 or fp32), or without the patch that breaks it."
-            )
         return R
+
+    def predicted_where(self, x: Tensor, sigma: Tensor) -> Tensor | None:
+        """Where its conditioning makes it predict anything; None for everywhere."""
+        return comfy.predicted_where(self.conds["positive"], x, sigma)
 
     def compare(self, C: Tensor, delta: Tensor) -> None:
         """Note whether a prediction differs from ``C`` of the main model by more than rounding."""
-        if not self.has_differed:
-            least = self._rounding * formulas.norm(C).max()
-            self.has_differed = bool(formulas.norm(delta).max() > least)
+        least = self._rounding * formulas.norm(C).max()
+        self._differed.append(formulas.norm(delta).max() > least)
 
-    def cannot_take_prompt(self) -> GuidanceError:
-        """The error for a conditioning that fails."""
+    def same_as_main(self) -> tuple[int, int]:
+        """Of how many predictions that were compared, how many were those of the main model."""
+        if not self._differed:
+            return 0, 0
+        return len(self._differed), int((~torch.stack(self._differed)).sum())
+
+    def _predict(
+        self, name: str, x: Tensor, sigma: Tensor, options: dict[str, Any] | None = None
+    ) -> Tensor:
+        # A main run cleans its additional models up, and another pack may start it again.
+        comfy.make_ready_again(self)
+        options = self._options if options is None else options
+        with ExitStack() as weak:
+            if self._swap is not None:
+                weak.enter_context(self._state.in_place())
+                weak.enter_context(self._swap.in_place())
+            return comfy.predict(self, name, x, sigma, options)
+
+    def _cannot_prepare(self, error: Exception) -> GuidanceError:
+        """The error for a model that fails before it has predicted anything."""
+        if self._shares_base and not self._has_own_prompt:
+            return self._bad_model(error)
+        return self._bad_prompt(error)
+
+    def _cannot_predict(self, x: Tensor, sigma: Tensor, error: Exception) -> GuidanceError:
+        """The error for a first prediction that fails: is the model at fault, or its prompt?"""
+        if self._can_predict("positive", x, sigma):
+            return self._bad_model(error)  # What has failed is a node on the model.
+        if not self._shares_base:
+            return self._bad_prompt(error)
+        if not self._has_own_prompt:
+            return self._bad_model(error)
+        self.conds["of the main model"] = self._guider.conds["positive"]
+        can_take_another = self._can_predict("of the main model", x, sigma)
+        del self.conds["of the main model"]
+        return self._bad_prompt(error) if can_take_another else self._bad_model(error)
+
+    def _can_predict(self, name: str, x: Tensor, sigma: Tensor) -> bool:
+        """Whether the model without anything that nodes have put on its passes can predict."""
+        try:
+            self._predict(name, x, sigma, {"transformer_options": {}})
+        except Exception:
+            return False
+        return True
+
+    def _bad_model(self, error: Exception) -> GuidanceError:
+        return bad_input(
+            self._node,
+            self.model_input,
+            f"{self.model_name}, which could not make a prediction, and not for its prompt "
+            f"({_said(error)})",
+            "a model that makes images on its own; look at the nodes that change it",
+        )
+
+    def _bad_prompt(self, error: Exception) -> GuidanceError:
         shapes = ", ".join(
             f"{key} {tuple(value.shape)}"
             for cond in self._prompt
@@ -217,11 +268,17 @@ class SideRun(CFGGuider):
         return bad_input(
             self._node,
             self._prompt_input,
-            f"{came} ({shapes or 'no tensors'}), from which {name_of(self._model)} could not make "
-            "a prediction",
+            f"{came} ({shapes or 'no tensors'}), from which {self.model_name} could not make "
+            f"a prediction ({_said(error)})",
             "a conditioning encoded by that model's own text encoder, with control nets made for "
             "it",
         )
+
+
+def _said(error: Exception) -> str:
+    """What an exception says of itself, in a line."""
+    first, *_ = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {first[:200]}" if first else type(error).__name__
 
 
 class _StartMainRun(Sampler):

@@ -72,8 +72,18 @@ def look_back(node: str, noise: Noise, pushes: Iterable[RunningPush], weak: Side
     Raises:
         GuidanceError: where the weak model has predicted the same as the main one all along.
     """
-    if weak is not None and weak.calls and not weak.has_differed:
+    compared, same = (0, 0) if weak is None else weak.same_as_main()
+    if compared and same == compared:
         raise changes_nothing(node, "at every step of this run its prediction was the same")
+    if same:
+        logging.warning(
+            "%s, input 'weak_model': at %d of %d steps its prediction was the same as that of "
+            "'model', so there was no push. If a node that skips steps by a cache is on the model, "
+            "connect the model from before it to the Weaken node, or to weak_model.",
+            node,
+            same,
+            compared,
+        )
     for push in pushes:
         if push.was_never_on:
             logging.warning(

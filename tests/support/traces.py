@@ -52,13 +52,13 @@ def state(*patchers: ModelPatcher) -> tuple[list[Any], list[Any]]:
 def trouble(
     models: Sequence[ModelPatcher], at_call: int, how: Callable[[], NoReturn]
 ) -> Iterator[list[Any]]:
-    """Something happens at one of the passes that any of the models makes, from the first on."""
+    """Something happens at a pass that any of the models makes, and at all that come after it."""
     calls: list[Any] = []
 
     def passing(model: Any) -> Callable[..., Tensor]:
         def apply_model(*args: Any, **kwargs: Any) -> Tensor:
             calls.append(model)
-            if len(calls) - 1 == at_call:
+            if len(calls) > at_call:
                 how()
             return type(model).apply_model(model, *args, **kwargs)
 

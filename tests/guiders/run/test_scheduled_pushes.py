@@ -86,18 +86,18 @@ def passes(main, weak):
 
 
 def test_weak_model_makes_no_pass_outside_of_its_interval(passes, guide, only, pair, main, weak):
-    """Its first pass comes before the main model's, at the first step where the push is on."""
+    """And where the push is on, its pass comes after the main model's."""
     run = Run.of(main, steps=5, shape=(1, 16, 8, 8))
     run.sample(guide(**pair, weak_model=weak, weak_schedule=only(run, 1, 2)))
     main_pass, weak_pass = ("main", 2), ("weak", 1)
-    assert passes == [main_pass, weak_pass, main_pass, main_pass, weak_pass, main_pass, main_pass]
+    assert passes == [main_pass, main_pass, weak_pass, main_pass, weak_pass, main_pass, main_pass]
 
 
 def test_same_base_makes_no_pass_outside_of_its_interval(passes, guide, only, pair, main):
     run = Run.of(main, steps=5, shape=(1, 16, 8, 8))
     run.sample(guide(**pair, weak_model=add_weights(main), weak_schedule=only(run, 1, 2)))
     both, one = ("main", 2), ("main", 1)
-    assert passes == [both, one, both, both, one, both, both]
+    assert passes == [both, both, one, both, one, both, both]
 
 
 def test_prompt_alone_leaves_the_batch_outside_of_its_interval(passes, guide, only, pair, main):
@@ -131,7 +131,7 @@ def test_schedule_that_begins_at_0_makes_no_pass_for_its_first_step(
     run = Run.of(main, shape=(1, 16, 8, 8))
     run.sample(guide(**pair, weak_model=weak, weak_schedule=schedule, negative_schedule=schedule))
     both, one = ("main", 2), ("weak", 1)
-    assert passes == [("main", 1), one, both, both, one]
+    assert passes == [("main", 1), both, one, both, one]
 
 
 @pytest.mark.parametrize("push", ["negative", "weak"])
@@ -578,9 +578,10 @@ def test_trouble_leaves_everything_as_it_was(how, at_call, guided):
         try:
             run.sample(guider)
         except HEARD:
-            assert len(calls) == at_call + 1
+            # One more where a batch for all has failed.
+            assert len(calls) - at_call in (1, 2)
         except ValueError as error:
-            assert "weak_positive" in str(error)  # The weak model's first pass.
+            assert "ZeroDivisionError: out of luck" in str(error)  # The weak model's first pass.
         else:
             assert len(calls) == STEPS <= at_call
     assert state(*patchers) == before

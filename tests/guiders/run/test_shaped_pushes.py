@@ -535,10 +535,11 @@ def test_trouble_leaves_everything_as_it_was(
         try:
             run.sample(guider)
         except HEARD:
-            assert len(calls) == at_call + 1
+            # One more where a batch for all has failed.
+            assert len(calls) - at_call in (1, 2)
         except ValueError as error:
-            # To the artist, a prompt of which not even a first prediction can be made.
-            assert "'weak_positive'" in str(error) or "'empty'" in str(error)
+            # A first prediction beside the main one.
+            assert "ZeroDivisionError: out of luck" in str(error)
         else:
             assert len(calls) == 3 <= at_call
     assert state(*patchers) == before
