@@ -26,12 +26,11 @@ class Finite:
     def __init__(self, node: str, main: str) -> None:
         self._node = node
         self._main = main
-        # Of the call before this one, each on its device, without waiting for it.
-        self._C_was: Tensor | None = None
+        # What the sampler got at the call before this one; on its device, without waiting for it.
         self._result_was: Tensor | None = None
 
     def require(self, R: Tensor, call: Call, side: SideRun) -> Tensor:
-        """Return a prediction if it is finite.
+        """Return a prediction if it is finite, and ``C`` too.
 
         Args:
             R: the prediction.
@@ -41,33 +40,31 @@ class Finite:
         Raises:
             GuidanceError: which blames what had NaN or infinity before all else.
         """
-        if torch.isfinite(R).all():
+        if torch.isfinite(R).all() & torch.isfinite(call.C).all():
             return R
         sigma = f"at sigma {call.level:.4g}"
         wider = (
             "load the model in a wider dtype (bf16 or fp32), or without the patch that breaks it"
         )
         if not torch.isfinite(call.x).all():
-            raise self._error(*self._source_of_latent(sigma, wider))
+            raise self._error(*self._source_of_latent(sigma))
         if not torch.isfinite(call.C).all():
             raise self._error("model", f"the prediction of {self._main} {sigma}", wider)
         raise self._error(side.model_input, f"the prediction of {side.model_name} {sigma}", wider)
 
-    def see(self, call: Call, result: Tensor) -> None:
-        """Remember a call that is over, and what the sampler gets."""
-        if call.C is not None:
-            self._C_was, self._result_was = (torch.isfinite(t).all() for t in (call.C, result))
+    def see(self, result: Tensor) -> None:
+        """Remember what the sampler gets at a call."""
+        self._result_was = torch.isfinite(result).all()
 
-    def _source_of_latent(self, sigma: str, wider: str) -> tuple[str, str, str]:
+    def _source_of_latent(self, sigma: str) -> tuple[str, str, str]:
         if self._result_was is None:
             what = "the latent or the noise that the sampler starts from"
             return "", what, "look at the node that makes the latent"
-        if not self._C_was:
-            return "model", f"the prediction of {self._main} at the step before, {sigma},", wider
         if not self._result_was:
-            what = f"the guided prediction at the step before, {sigma}, but no model's prediction,"
-            return "", what, "look at the other nodes on the model that change guidance, and at cfg"
-        return "", f"the latent {sigma}, but no prediction,", "choose another sampler or scheduler"
+            what = f"the guided prediction of the step before the one {sigma}"
+            look = "look at the other nodes on the model, those that change guidance first"
+            return "", what, look
+        return "", f"the latent {sigma}", "choose another sampler or scheduler"
 
     def _error(self, name: str, what: str, look: str) -> GuidanceError:
         where = f"{self._node}, input '{name}'" if name else self._node

@@ -255,7 +255,7 @@ class GuidedRun:
             guided = executor(x, timestep, *args, **kwargs)
             if is_on and not self._was_asked:
                 guided = self._without_cfg(call, guided)
-            self._finite.see(call, guided)
+            self._finite.see(guided)
             self._watch.see(call, guided)
             return guided
         finally:

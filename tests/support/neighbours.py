@@ -1,0 +1,156 @@
+"""Other packs in the same graph: small stand-ins of the kinds that artists have."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import comfy.samplers
+import torch
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from torch import Tensor
+
+Predict = Callable[..., "Tensor"]
+
+
+def _wrapped(model: ModelPatcher, around: Callable[[Predict, dict[str, Any]], Tensor]) -> Any:
+    """A clone whose every pass goes through ``around``, as packs wrap a U-Net's function."""
+    wrapped = model.clone()
+    wrapped.set_model_unet_function_wrapper(around)
+    return wrapped
+
+
+def _predict(apply_model: Predict, args: dict[str, Any]) -> Tensor:
+    return apply_model(args["input"], args["timestep"], **args["c"])
+
+
+def step_cache(model: ModelPatcher, *, by_index: bool) -> ModelPatcher:
+    """Skips every other step: gives again what the step before has left on the network.
+
+    Args:
+        by_index: it tells predictions apart by the index of their conditioning, or not at all.
+    """
+    network = model.model.diffusion_model
+
+    def around(apply_model: Predict, args: dict[str, Any]) -> Tensor:
+        sigma = float(args["timestep"].max())
+        key = tuple(args["cond_or_uncond"]) if by_index else "all"
+        cache = getattr(network, "step_cache", {})
+        before, count, out = cache.get(key, (0.0, 0, None))
+        if sigma > before:
+            count = 0  # Another run.
+        if count % 2 == 0 or out.shape != args["input"].shape:
+            out = _predict(apply_model, args)
+        network.step_cache = {**cache, key: (sigma, count + 1, out)}
+        return out
+
+    return _wrapped(model, around)
+
+
+def shared_step_cache(model: ModelPatcher) -> ModelPatcher:
+    """The same, with a cache of its own that no one else can reach."""
+    cache: dict[float, Tensor] = {}
+
+    def around(apply_model: Predict, args: dict[str, Any]) -> Tensor:
+        sigma = float(args["timestep"].max())
+        if sigma not in cache:
+            cache.clear()
+            cache[sigma] = _predict(apply_model, args)[:1]
+        return cache[sigma].expand(len(args["input"]), *cache[sigma].shape[1:]).clone()
+
+    return _wrapped(model, around)
+
+
+def block_cache(model: ModelPatcher) -> ModelPatcher:
+    """Tells passes apart by their order within a step, and takes half of each from the one before.
+
+    As caches of a first block do, which know nothing of conditionings.
+    """
+    outputs: dict[int, Tensor] = {}
+    at: dict[str, float] = {"sigma": 0.0, "number": 0}
+
+    def around(apply_model: Predict, args: dict[str, Any]) -> Tensor:
+        sigma = float(args["timestep"].max())
+        if sigma > at["sigma"]:
+            outputs.clear()  # Another run.
+        at["number"] = at["number"] + 1 if sigma == at["sigma"] else 0
+        at["sigma"] = sigma
+        out = _predict(apply_model, args)
+        before = outputs.get(at["number"])
+        outputs[at["number"]] = out
+        return out if before is None or before.shape != out.shape else (out + before) / 2
+
+    return _wrapped(model, around)
+
+
+def two_entries(model: ModelPatcher) -> ModelPatcher:
+    """Has something for a positive and for a negative conditioning, and picks it by their index."""
+    entries = [1.02, 0.97]
+
+    def around(apply_model: Predict, args: dict[str, Any]) -> Tensor:
+        out = _predict(apply_model, args)
+        parts = out.chunk(len(args["cond_or_uncond"]))
+        chosen = zip(parts, args["cond_or_uncond"], strict=True)
+        return torch.cat([part * entries[index] for part, index in chosen])
+
+    return _wrapped(model, around)
+
+
+def writing_into_predictions(model: ModelPatcher) -> ModelPatcher:
+    """Changes both predictions in place before they are combined."""
+    changed = model.clone()
+
+    def before_cfg(args: dict[str, Any]) -> list[Tensor]:
+        for out in args["conds_out"]:
+            out.mul_(0.9)
+        return args["conds_out"]
+
+    changed.set_model_sampler_pre_cfg_function(before_cfg)
+    return changed
+
+
+class PositiveOnly(comfy.samplers.CFGGuider):
+    """At a cfg of 1 gives the positive prediction as it is, and asks no CFG function."""
+
+    def predict_noise(
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        model_options: dict[str, Any] | None = None,
+        seed: Any = 0,
+    ) -> Tensor:
+        (C,) = comfy.samplers.calc_cond_batch(
+            self.inner_model, [self.conds["positive"]], x, timestep, model_options
+        )
+        return C
+
+
+class OfItsOwn(PositiveOnly):
+    """Makes something of its own of the positive prediction, and asks no CFG function."""
+
+    def predict_noise(self, *args: Any, **kwargs: Any) -> Tensor:
+        return super().predict_noise(*args, **kwargs) * 0.99
+
+
+def breaking(model: ModelPatcher, error: Exception) -> ModelPatcher:
+    """Fails at every pass."""
+
+    def around(apply_model: Predict, args: dict[str, Any]) -> Tensor:
+        raise error
+
+    return _wrapped(model, around)
+
+
+def spoiling(model: ModelPatcher, at_call: int = 0) -> ModelPatcher:
+    """Predicts NaN from one of its calls on."""
+    calls: dict[str, int] = defaultdict(int)
+
+    def around(apply_model: Predict, args: dict[str, Any]) -> Tensor:
+        calls["so far"] += 1
+        out = _predict(apply_model, args)
+        return out * float("nan") if calls["so far"] > at_call else out
+
+    return _wrapped(model, around)
