@@ -133,11 +133,9 @@ def limited(conditioning, how):
 
 @pytest.mark.parametrize("how", ["time", "area", "mask"])
 def test_no_push_where_nothing_was_predicted(how, run_of, main, positive, negative, one):
-    run, recording = run_of(main, weak_positive=limited(one, how))
-    (C, N), (W,) = (
-        alone(run, recording, main, positive, negative),
-        alone(run, recording, main, one),
-    )
+    prompt = limited(one, how)
+    run, recording = run_of(main, weak_positive=prompt)
+    C, N, W = alone(run, recording, main, positive, negative, prompt)
     seen = [False, False]
     for i, (c, n, w) in enumerate(zip(C, N, W, strict=True)):
         where = torch.ones_like(c)
