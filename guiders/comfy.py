@@ -227,14 +227,29 @@ def make_ready_again(guider: CFGGuider) -> None:
         guider.model_patcher.pre_run()
 
 
+def always_predicts_negative(options: dict[str, Any]) -> bool:
+    """Whether a model wants the negative prompt predicted for at every scale, 1 included."""
+    return bool(options.get("disable_cfg1_optimization"))
+
+
+def mixes_prompts(options: dict[str, Any]) -> bool:
+    """Whether patches on a model may make its positive prediction depend on the negative prompt.
+
+    As normalized attention guidance does, wherever a pass has both.
+    """
+    transformer = options.get("transformer_options", {})
+    patched = "model_function_wrapper" in options or any(transformer.get("patches", {}).values())
+    return patched and always_predicts_negative(options)
+
+
 def predict(
-    guider: CFGGuider, name: str, x: Tensor, sigma: Tensor, options: dict[str, Any]
+    guider: CFGGuider, names: Sequence[str], x: Tensor, sigma: Tensor, options: dict[str, Any]
 ) -> Tensor:
-    """The denoised prediction of a guider's model for one of its conditionings.
+    """The denoised prediction of a guider's model for the first of some of its conditionings.
 
     Args:
         guider: during a run.
-        name: of the conditioning.
+        names: of the conditionings, which ComfyUI predicts for together.
         x: noisy latent ``[batch, channels, *spatial]``.
         sigma: its noise level, ``[batch]``.
         options: of the run.
@@ -243,8 +258,9 @@ def predict(
         A tensor like ``x``, on its device.
     """
     device = guider.model_patcher.load_device
-    (denoised,) = comfy.samplers.calc_cond_batch(
-        guider.inner_model, [guider.conds[name]], x.to(device), sigma.to(device), options
+    conds = [guider.conds[name] for name in names]
+    denoised, *_ = comfy.samplers.calc_cond_batch(
+        guider.inner_model, conds, x.to(device), sigma.to(device), options
     )
     return denoised.to(x.device)
 

@@ -83,6 +83,10 @@ class SideRun(CFGGuider):
         self._shares_base = model.is_clone(main)
         super().__init__(run_patcher(main, model) if self._shares_base else model)
         self.original_conds = {"positive": comfy.with_own_hooks(self._prompt)}
+        # Where patches mix the two prompts, they are to do so on this side too.
+        negative = guider.original_conds.get("negative")
+        if negative is not None and comfy.mixes_prompts(model.model_options):
+            self.original_conds["negative"] = comfy.with_own_hooks(negative)
         self._swap: WeightSwap | None = None
         self._state: NetworkState | None = None
         self._arguments: tuple[tuple[Any, ...], dict[str, Any]] = (), {}
@@ -218,7 +222,8 @@ class SideRun(CFGGuider):
             if self._swap is not None:
                 weak.enter_context(self._state.in_place())
                 weak.enter_context(self._swap.in_place())
-            return comfy.predict(self, name, x, sigma, options)
+            names = [name, *(["negative"] if "negative" in self.conds else [])]
+            return comfy.predict(self, names, x, sigma, options)
 
     def _cannot_prepare(self, error: Exception) -> GuidanceError:
         """The error for a model that fails before it has predicted anything."""

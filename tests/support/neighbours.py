@@ -99,6 +99,26 @@ def two_entries(model: ModelPatcher) -> ModelPatcher:
     return _wrapped(model, around)
 
 
+def mixing_prompts(model: ModelPatcher) -> ModelPatcher:
+    """Pushes the positive prediction away from the negative one inside each pass that has both.
+
+    As normalized attention guidance does inside of attention.
+    """
+
+    def around(apply_model: Predict, args: dict[str, Any]) -> Tensor:
+        out = _predict(apply_model, args)
+        if {0, 1} <= set(args["cond_or_uncond"]):
+            parts = list(out.chunk(len(args["cond_or_uncond"])))
+            at = {index: place for place, index in enumerate(args["cond_or_uncond"])}
+            parts[at[0]] = parts[at[0]] + 0.3 * (parts[at[0]] - parts[at[1]])
+            out = torch.cat(parts)
+        return out
+
+    mixing = _wrapped(model, around)
+    mixing.model_options["disable_cfg1_optimization"] = True
+    return mixing
+
+
 def writing_into_predictions(model: ModelPatcher) -> ModelPatcher:
     """Changes both predictions in place before they are combined."""
     changed = model.clone()

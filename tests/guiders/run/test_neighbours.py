@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from support import neighbours
-from support.rig import Pushes, Run, add_weights, alone, close, core_guider, record
+from support.rig import Pushes, Run, add_weights, alone, close, core_guider, record, unguided
 from support.traces import state
 
 CFG, WEAK_SCALE, STEPS = 3.0, 1.7, 4
@@ -117,6 +117,36 @@ def test_guider_that_leaves_no_place(patch, main, weak, positive):
     guider.set_cfg(1.0)
     with pytest.raises(ValueError, match=r"Patch, input 'weak_model': got the guider OfItsOwn, "):
         Run.of(main).sample(guider)
+
+
+# Patches that mix the two prompts inside a pass, as normalized attention guidance
+
+
+def mixed(main, weak, run, recording, positive, negative):
+    """What each predicts where a pass has both prompts."""
+    for model in (main, weak):
+        both = unguided(neighbours.mixing_prompts(model))
+        both.model_options["disable_cfg1_optimization"] = True
+        yield run.replay(core_guider(both, positive, negative, 1.0), recording)
+
+
+@pytest.mark.parametrize("kind", ["LoRA", "worse pass"])
+def test_prompts_are_mixed_on_both_sides(kind, run_of, main, positive, negative, node):
+    mixing = neighbours.mixing_prompts(main)
+    run, recording = run_of(mixing, weak_model=SAME_BASE[kind](mixing, node))
+    C, W = mixed(main, SAME_BASE[kind](main, node), run, recording, positive, negative)
+    (N,) = alone(run, recording, main, negative)
+    for i, (c, n, w) in enumerate(zip(C, N, W, strict=True)):
+        expected = n + CFG * (c - n) + (WEAK_SCALE - 1) * (c - w)
+        assert close(recording.denoised[i], expected), f"model call {i} is off"
+
+
+def test_negative_schedule_that_is_off_leaves_prompts_mixed(run_of, main, positive, negative, node):
+    mixing = neighbours.mixing_prompts(main)
+    off = node("BadVersionGuidanceInterval", unit="percent", start=0.0, end=0.5)
+    run, recording = run_of(mixing, weak_scale=1.0, negative_schedule=off)
+    C, _ = mixed(main, main, run, recording, positive, negative)
+    assert close(recording.denoised[-1], C[-1]) and not close(recording.denoised[0], C[0])
 
 
 # Conditionings that predict nothing somewhere
