@@ -208,7 +208,7 @@ TABLE: tuple[Architecture, ...] = (
         classes=("hunyuan_video.model.HunyuanVideo",),
         lists=(_DOUBLE, _SINGLE),
         main="double",
-        image_first=True,
+        image_first=None,  # in releases up to 0.3.75
         image_ends_stream=True,
         auto=_TRANSFORMER,
     ),

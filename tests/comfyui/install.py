@@ -66,8 +66,10 @@ TORCH = {
     ("Linux", "aarch64"): ("torch==2.9.1", "torchvision==0.24.1"),
 }.get((platform.system(), platform.machine()), ("torch", "torchvision"))
 
-# Large, and missed by nothing here: two audio nodes, and the templates that ComfyUI brings.
-LEFT_OUT = {"torchaudio", "comfyui-workflow-templates"}
+# Large, and missed by nothing here: the templates that ComfyUI brings.
+LEFT_OUT = {"comfyui-workflow-templates"}
+# Two audio nodes of the releases above, and all of later ones, need it.
+AUDIO = "torchaudio"
 # ComfyUI imports these, and not every release says so.
 UNLISTED = ("requests", "pydantic-settings")
 
@@ -233,8 +235,9 @@ def dev_requirements() -> list[str]:
 def requirements(comfyui: Path) -> str:
     """The requirements file for a virtual environment in which this ComfyUI runs."""
     listed = (comfyui / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    left_out = LEFT_OUT | ({AUDIO} if comfyui.parent == BUILD else set())
     names = (re.match(r"[\w.-]*", line)[0].lower().replace("_", "-") for line in listed)
-    kept = (line for line, name in zip(listed, names, strict=True) if name not in LEFT_OUT)
+    kept = (line for line, name in zip(listed, names, strict=True) if name not in left_out)
     return "\n".join([*TORCH, *kept, *UNLISTED, *dev_requirements(), ""])
 
 

@@ -395,7 +395,9 @@ class ComfyPage:
         with self.page.expect_response(
             lambda response: response.url.endswith("/prompt") and response.request.method == "POST"
         ) as sent:
-            self.page.get_by_test_id("queue-button").get_by_role("button").first.click()
+            # Around the button, or the button itself in releases after 0.3.75.
+            queue = "[data-testid=queue-button]"
+            self.page.locator(f"{queue} button, button{queue}").first.click()
         return sent.value
 
     def _command(self, name: str) -> None:

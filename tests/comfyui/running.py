@@ -28,7 +28,10 @@ def call(node: type, **inputs: Any) -> tuple[Any, ...]:
 
 def in_graph(node: type[io.ComfyNode], node_id: str) -> type[io.ComfyNode]:
     """A node class as ComfyUI prepares it to execute the node of this id in a graph."""
-    return node.PREPARE_CLASS_CLONE({"UNIQUE_ID": node_id})
+    hidden = {"UNIQUE_ID": node_id}
+    # Releases after 0.3.75 hand over more than the hidden inputs.
+    wrapped = hasattr(io, "V3Data")
+    return node.PREPARE_CLASS_CLONE({"hidden_inputs": hidden} if wrapped else hidden)
 
 
 def untouched(node: type) -> dict[str, Any]:

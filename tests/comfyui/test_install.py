@@ -36,6 +36,7 @@ class Workplace:
         self.wheels.mkdir()
         for name in ("tiny_torch", "tiny_unlisted", "tiny_listed", "tiny_test_tool", "tiny_extra"):
             make_wheel(self.wheels, name, "1.0")
+        make_wheel(self.wheels, "torchaudio", "1.0")
         self.releases: dict[str, install.Release] = {}
         self.add_release("1.0.0")
         self.require_for_tests("tiny-test-tool")
@@ -201,6 +202,13 @@ def test_own_comfyui_is_used(place, own_comfyui):
     assert install.main(["--comfyui", "1.0.5"]) is None
     assert install.comfyui_path() == own_comfyui
     assert (own_comfyui / "custom_nodes" / "bad-version-guider").resolve() == place.root
+
+
+def test_own_comfyui_gets_all_that_it_needs(place, own_comfyui):
+    """Later releases do not start without torchaudio; those of the index do."""
+    assert install.main([]) is None
+    assert list((place.build / "venv").glob("lib/*/site-packages/torchaudio-1.0.dist-info"))
+    assert "torchaudio" not in install.requirements(place.comfyui())
 
 
 def test_link_of_another_name_is_left_alone(place, own_comfyui):

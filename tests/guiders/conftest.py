@@ -174,9 +174,12 @@ def weak_push(request, main, weak, node):
 
 
 @pytest.fixture
-def windowed(node) -> Callable[[ModelPatcher], ModelPatcher]:
+def windowed(node, comfy_nodes) -> Callable[[ModelPatcher], ModelPatcher]:
     """A video model that is shown no more than four frames at once."""
-    windows = {
+    from support.rig import untouched
+
+    # Later releases have more widgets.
+    windows = untouched(comfy_nodes["ContextWindowsManual"]) | {
         "context_length": 4,
         "context_overlap": 1,
         "context_schedule": "standard_static",

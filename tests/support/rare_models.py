@@ -7,6 +7,7 @@ from typing import Any
 
 import comfy.ldm.ace.model
 import comfy.ldm.audio.embedders
+import comfy.ldm.flux.model
 import comfy.supported_models
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -23,6 +24,7 @@ from support.small_models import (
     WIDTH,
     Architecture,
     hunyuan_video,
+    known,
     masked_text,
     patcher,
     text,
@@ -267,7 +269,14 @@ def stable_audio(seed: int) -> ModelPatcher:
     }
     model = patcher(
         comfy.supported_models.StableAudio(
-            {"audio_model": "dit1.0", "embed_dim": 64, "num_heads": HEADS, "depth": 4}
+            {
+                "audio_model": "dit1.0",
+                "embed_dim": 64,
+                "num_heads": HEADS,
+                "depth": 4,
+                # Text of its full width has more heads than so small a model.
+                "project_cond_tokens": True,
+            }
         ),
         seed,
         weights,
@@ -467,6 +476,7 @@ def flux2(seed: int) -> ModelPatcher:
                 "qkv_bias": False,
                 "ops_bias": False,
             }
+            | known(comfy.ldm.flux.model.FluxParams, {"txt_ids_dims": [3]})
         ),
         seed,
     )
@@ -474,6 +484,14 @@ def flux2(seed: int) -> ModelPatcher:
 
 def radiance(seed: int) -> ModelPatcher:
     """A Chroma that makes pixels, with blocks for those inside of one patch."""
+    import comfy.ldm.chroma_radiance.model  # not yet in the oldest release of ComfyUI
+
+    later = {
+        "txt_ids_dims": [],
+        "vec_in_dim": None,
+        "use_x0": False,
+        "use_sequential_txt_ids": False,
+    }
     return patcher(
         comfy.supported_models.ChromaRadiance(
             FLUX_SHAPE
@@ -494,6 +512,7 @@ def radiance(seed: int) -> ModelPatcher:
                 "nerf_final_head_type": "conv",
                 "nerf_embedder_dtype": torch.float32,
             }
+            | known(comfy.ldm.chroma_radiance.model.ChromaRadianceParams, later)
         ),
         seed,
     )

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import comfy.cldm.mmdit
 import comfy.controlnet
+import comfy.ldm.chroma.model
+import comfy.ldm.flux.model
 import comfy.ldm.hunyuan_video.model
 import comfy.model_management
 import comfy.ops
@@ -73,6 +76,17 @@ def patcher(
     model = config.get_model(weights or {}, device=device)
     _random_weights(model.diffusion_model, seed)
     return ModelPatcher(model.eval(), load_device=device, offload_device=device)
+
+
+def known(params: type, later: dict[str, Any]) -> dict[str, Any]:
+    """Of what later releases ask for, what the running one knows of.
+
+    Args:
+        params: the dataclass with all that a network is made from.
+        later: by its fields' names.
+    """
+    names = {field.name for field in fields(params)}
+    return {name: value for name, value in later.items() if name in names}
 
 
 def unet(seed: int, in_channels: int = 4) -> ModelPatcher:
@@ -204,6 +218,7 @@ def flux(seed: int) -> ModelPatcher:
                 "vec_in_dim": POOLED_WIDTH,
                 "guidance_embed": True,
             }
+            | known(comfy.ldm.flux.model.FluxParams, {"txt_ids_dims": []})
         ),
         seed,
     )
@@ -223,6 +238,7 @@ def chroma(seed: int) -> ModelPatcher:
                 "out_dim": WIDTH,
                 "n_layers": 1,
             }
+            | known(comfy.ldm.chroma.model.ChromaParams, {"txt_ids_dims": [], "vec_in_dim": None})
         ),
         seed,
     )
@@ -335,17 +351,23 @@ def video_model(
     )
 
 
+# Releases after 0.3.75 have the text first, as in Flux.
+HUNYUAN_HAS_IMAGE_FIRST = (
+    "flipped_img_txt" in signature(comfy.ldm.hunyuan_video.model.DoubleStreamBlock).parameters
+)
+
+
 def hunyuan_video(
     seed: int, config: type[BASE] = comfy.supported_models.HunyuanVideo, **changed: Any
 ) -> ModelPatcher:
-    """A flow transformer of the HunyuanVideo kind: built like Flux, but image before text."""
+    """A flow transformer of the HunyuanVideo kind: like Flux, for videos."""
     later = {
         "byt5": False,
         "meanflow": False,
         "use_cond_type_embedding": False,
         "vision_in_dim": None,
+        "meanflow_sum": False,
     }
-    known = {field.name for field in fields(comfy.ldm.hunyuan_video.model.HunyuanVideoParams)}
     return patcher(
         config(
             FLUX_SHAPE
@@ -358,7 +380,7 @@ def hunyuan_video(
                 "patch_size": [1, 2, 2],
                 "guidance_embed": True,
             }
-            | {name: value for name, value in later.items() if name in known}
+            | known(comfy.ldm.hunyuan_video.model.HunyuanVideoParams, later)
             | changed
         ),
         seed,

@@ -1,6 +1,7 @@
 """A weak model that shares its weights with the main one, in every way ComfyUI may hold them."""
 
 import gc
+import json
 import weakref
 
 import comfy.model_management
@@ -129,17 +130,22 @@ def test_quantised_weights(way, node, assert_closed_form):
     base = node("UNETLoader", unet_name="digits_main.safetensors", weight_dtype="default")
     attention = base.model.diffusion_model.joint_blocks[0].x_block.attn
     plain = attention.qkv
-    quantised = QuantizedTensor.from_float(plain.weight, "TensorCoreFP8Layout")
+    scale = plain.weight.abs().max() / torch.finfo(torch.float8_e4m3fn).max
+    quantised = {"format": "float8_e4m3fn"}
     layers = comfy.ops.mixed_precision_ops(
-        {"qkv": {"format": "float8_e4m3fn"}}, torch.float32, full_precision_mm=True
+        {"qkv": quantised}, torch.float32, full_precision_mm=True
     )
     holder = torch.nn.Module()
     holder.qkv = layers.Linear(plain.in_features, plain.out_features)
     holder.load_state_dict(
         {
-            "qkv.weight": quantised._qdata,
-            "qkv.weight_scale": quantised._layout_params["scale"],
+            "qkv.weight": (plain.weight / scale).to(torch.float8_e4m3fn),
+            "qkv.weight_scale": scale,
             "qkv.bias": plain.bias,
+            # Releases after 0.3.75 find the format of a layer beside its weight.
+            "qkv.comfy_quant": torch.frombuffer(
+                bytearray(json.dumps(quantised), "utf-8"), dtype=torch.uint8
+            ),
         },
         strict=False,
     )
