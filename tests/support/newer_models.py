@@ -388,7 +388,7 @@ def _lyrics(seed: int) -> Conditioning:
 def music3(seed: int) -> ModelPatcher:
     """A MiniMax Music 3, whose widths are given, with few layers."""
     module = comfy.ldm.minimax_music.dit
-    module.range = lambda count: range(min(count, 3))
+    module.range = lambda count: range(min(count, 4))
     try:
         model = _built(supported.MiniMaxMusic3, seed)
     finally:

@@ -69,6 +69,13 @@ IMPOSSIBLE = [(a, kind) for a, kind in ALL_PAIRS if not can_weaken(kind, a)]
 TRANSFORMERS = [architecture for architecture in ARCHITECTURES if architecture.name not in UNETS]
 
 
+def steps_of(architecture: Architecture, model: ModelPatcher, steps: int = 2) -> Run:
+    """A run of some steps from nothing."""
+    parts = [torch.zeros(shape) for shape in (architecture.latent, *architecture.beside)]
+    run = Run.of(model, steps=steps)
+    return run.with_(latent=parts[0] if len(parts) == 1 else together(*parts))
+
+
 def one_step(architecture: Architecture, model: ModelPatcher, **rest: Any) -> Run:
     """A run of one step, from the middle of the noise and from an image, so that both are seen."""
     flow = model.get_model_object("model_sampling").noise_scaling(
@@ -121,7 +128,7 @@ def own_values(
     # As MiniMax H3 hands them over.
     q, v = (t.take() if hasattr(t, "take") and not isinstance(t, Tensor) else t for t in (q, v))
     if not skip_reshape:
-        q, v = (t.reshape(*t.shape[:2], heads, -1).transpose(1, 2) for t in (q, v))
+        q, v = (t.unflatten(2, (heads, t.shape[2] // heads)).transpose(1, 2) for t in (q, v))
     # Heads may share values.
     v = v.repeat_interleave(q.shape[1] // v.shape[1], dim=1)
     out = v if v.shape[2] == q.shape[2] else torch.zeros_like(q)

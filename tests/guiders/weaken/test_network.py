@@ -62,7 +62,7 @@ def network_of_config(config, monkeypatch):
         raise Asked
 
     monkeypatch.setattr(comfy.model_base.BaseModel, "__init__", no_model)
-    shape = {"in_channels": 4, "image_size": 32, **config.unet_config}
+    shape = {"in_channels": 4, "image_size": 32, "hidden_size": 64, **config.unet_config}
     weights = {f"cc_projection.{name}": torch.zeros(1, 1) for name in ("weight", "bias")}
     with pytest.raises(Asked):
         config(shape).get_model(weights, "")
