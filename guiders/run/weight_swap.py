@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .. import comfy
+from ..weaken.network import state_set_aside
 from .prepared_weights import prepared_weights
 
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ class WeightSwap:
         """Turn the shared model into the weak version; turn it back, whatever happens inside."""
         with ExitStack() as undo:
             undo.enter_context(comfy.exchanged(self._main, self._runner))
+            if not self.changes_nothing:
+                undo.enter_context(state_set_aside(self._main.get_model_object("diffusion_model")))
             for name, value in self._objects.items():
                 _exchange(undo, self._model, name, value)
             by_pointer = can_swap(self._main)

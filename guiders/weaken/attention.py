@@ -26,8 +26,8 @@ def can_be_replaced(network: Network) -> bool:
 
 
 def has_attention(network: Network, block: Block) -> bool:
-    """Whether a block has self-attention over the image's tokens."""
-    return network.has_image(block)
+    """Whether a block has self-attention over the image's tokens that can be replaced."""
+    return network.has_attention(block)
 
 
 def perturb_attention(
@@ -180,13 +180,18 @@ class _Override:
         unweakened = function if self.there is None else partial(self.there, function)
         by_head = kwargs.get("skip_reshape", False)
         span = self.places.span(q.shape[2 if by_head else 1])
-        if not self.blocks or k.shape != q.shape or span is None:
+        shared = by_head and kwargs.get("enable_gqa", False)
+        same = k.shape == q.shape or (shared and k.shape[2:] == q.shape[2:])
+        if not self.blocks or not same or span is None:
             return unweakened(q, k, v, *args, **kwargs)
         self.run.reached.add(self.blocks[-1])
         named = {**dict(zip(("heads", "mask", "attn_precision"), args, strict=False)), **kwargs}
         heads, mask = named.pop("heads"), named.pop("mask", None)
         joined = not named.pop("skip_output_reshape", False)
         named.pop("skip_reshape", None)
+        if named.pop("enable_gqa", False) and by_head:
+            # Heads that share keys and values.
+            k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], dim=1) for t in (k, v))
         if not by_head:
             q, k, v = (_by_head(t, heads) for t in (q, k, v))
         mask = perturbations.additive_mask(mask, q.dtype)

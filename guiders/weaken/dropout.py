@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -38,7 +39,9 @@ def drop_activations(
     """
 
     def drop(run: Pass) -> None:
-        dropout = _Dropout(run, rate, seed, run.sigma)
+        # A sequence without a dimension for the batch is at least as long as the image.
+        least = math.prod(run.network.grid(run.shape)) if run.network.architecture.flat else None
+        dropout = _Dropout(run, rate, seed, run.sigma, least)
         for block in blocks:
             for name, module in run.network.module_of(block).named_modules():
                 if getattr(getattr(module, "weight", None), "ndim", 0) >= 2:
@@ -56,14 +59,20 @@ class _Dropout:
     rate: float
     seed: int
     sigma: float
+    least: int | None
 
     def before(
         self, block: Block, path: str, _: nn.Module, args: tuple[Any, ...]
     ) -> tuple[Any, ...] | None:
         """Hook in front of a layer with a weight matrix."""
         x = args[0] if args else None
-        if not isinstance(x, Tensor) or x.ndim < 3 or not x.is_floating_point():
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            return None
+        flat = x.ndim == 2 and self.least is not None and len(x) >= self.least
+        if x.ndim < 3 and not flat:
             return None
         self.run.reached.add(block)
         generator = generator_for(x.device, self.seed, self.sigma, path)
-        return (perturbations.drop_activations(x, self.rate, generator), *args[1:])
+        batched = x[None] if flat else x
+        dropped = perturbations.drop_activations(batched, self.rate, generator)
+        return (dropped.view_as(x), *args[1:])

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -56,16 +57,21 @@ class BlockList:
         path: of the list, or of the one block, below the diffusion model.
         point: name of ComfyUI's patch point around its blocks, which is a key of
             ``patches_replace["dit"]`` together with the block's index; "" where there is none.
+        stream: key of what goes in at the patch point, and comes out: the image's stream.
         image: whether the image's tokens go through its blocks.
         replaceable: whether something else can be called in place of its blocks: there is a patch
-            point, or what they hand on is one sequence, like their first argument.
+            point, what they hand on is one sequence, like their first argument, or ``hands_on``.
+        hands_on: for blocks without a patch point that return several things: their arguments of
+            the same meaning, in that order, the image's stream first.
     """
 
     name: str
     path: str
     point: str = ""
+    stream: str = "img"
     image: bool = True
     replaceable: bool = True
+    hands_on: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -115,11 +121,22 @@ class Architecture:
         main: name of the list with most of the network's depth, to which a bare number belongs.
         image_first: whether the image comes before the text in a joint sequence. None where a block
             with ``flipped_img_txt`` says so.
-        image_ends_stream: whether the image is the last part of its own stream, after reference
-            images and the like, instead of the first.
+        image_ends_stream: whether the image is the last part of its own stream, instead of the
+            first.
+        text: name of the network's input with one place for each token before the image's stream,
+            where reference images may follow in that stream and nothing tells how long it is.
+        before: names of the network's inputs that come before the image in its stream, cut into
+            tokens as the latent is.
+        mixed: names of the network's inputs whose tokens lie between those of the image.
+        alone: whether text and sound have sequences of their own throughout.
         padding: attribute with the multiple to which the image's stream is padded.
-        cut: attributes with the sides of a patch: one for all of them, or one each for frames, rows
-            and columns.
+        cut: sides of a patch, or attributes with them: one for all of them, or one each for frames,
+            rows and columns.
+        attention: whether ComfyUI lets the self-attention over the image's tokens be replaced.
+        tokens: whether the image's tokens go through the blocks as a sequence in which they can be
+            put in another order.
+        flat: its sequences have no dimension for the batch.
+        state: attributes in which it keeps something of one pass for the next.
         unet: it is a U-Net: tokens are found in single transformers inside its blocks.
         auto: what is good where an artist leaves the choice open.
     """
@@ -130,8 +147,16 @@ class Architecture:
     main: str = ""
     image_first: bool | None = False
     image_ends_stream: bool = False
+    text: str = ""
+    before: tuple[str, ...] = ()
+    mixed: tuple[str, ...] = ()
+    alone: bool = False
     padding: str = ""
-    cut: tuple[str, ...] = ("patch_size",)
+    cut: tuple[str | int, ...] = ("patch_size",)
+    attention: bool = True
+    tokens: bool = True
+    flat: bool = False
+    state: tuple[str, ...] = ()
     unet: bool = False
     auto: Auto = Auto((), (), (), ())
 
@@ -163,6 +188,9 @@ _HIDREAM = Auto(
     skip=(Pick("single", share=(0, 1 / 8)),),
     weak=("skip", "rank"),
 )
+
+# What has no lists of blocks that something can be done to still has weights.
+_WEIGHTS = Auto(attention=(), tokens=(), skip=(), weak=("rank",))
 
 _DOUBLE = BlockList("double", "double_blocks", "double_block")
 _SINGLE = BlockList("single", "single_blocks", "single_block")
@@ -209,7 +237,15 @@ TABLE: tuple[Architecture, ...] = (
         lists=(_DOUBLE, _SINGLE),
         main="double",
         image_first=None,  # in releases up to 0.3.75
-        image_ends_stream=True,
+        before=("ref_latent",),
+        auto=_TRANSFORMER,
+    ),
+    # Its blocks are like those of Flux, its image like that of HunyuanVideo before.
+    Architecture(
+        classes=("joyimage.model.JoyImageTransformer3DModel",),
+        lists=(_DOUBLE,),
+        main="double",
+        image_first=True,
         auto=_TRANSFORMER,
     ),
     Architecture(
@@ -220,12 +256,31 @@ TABLE: tuple[Architecture, ...] = (
         ),
         main="double",
         image_first=True,
+        mixed=("image_cond",),
         auto=_HIDREAM,
     ),
-    # Lumina 2, Z-Image
+    # A language model that has the image at the end. Its attention is cut in two, and what it has
+    # read of the prompt it keeps, whatever its weights were.
+    Architecture(
+        classes=("hidream_o1.model.HiDreamO1Transformer",),
+        lists=(
+            BlockList("vision", "visual.blocks", image=False, replaceable=False),
+            BlockList("layer", "language_model.layers", "double_block", stream="x"),
+        ),
+        main="layer",
+        text="input_ids",
+        attention=False,
+        state=("_kv_cache_entries", "_visual_cache"),
+        auto=_TRANSFORMER,
+    ),
+    # Lumina 2, Z-Image, also of pixels
     Architecture(
         classes=("lumina.model.NextDiT",),
-        lists=(*_REFINERS, BlockList("layer", "layers")),
+        lists=(
+            *_REFINERS,
+            BlockList("layer", "layers"),
+            BlockList("siglip_refiner", "siglip_refiner", image=False),
+        ),
         main="layer",
         padding="pad_tokens_multiple",
         auto=_TRANSFORMER,
@@ -241,10 +296,144 @@ TABLE: tuple[Architecture, ...] = (
         main="layer",
         auto=_TRANSFORMER,
     ),
+    # Like OmniGen 2, with blocks that have the text apart before the others
     Architecture(
-        classes=("qwen_image.model.QwenImageTransformer2DModel",),
+        classes=("boogu.model.BooguTransformer2DModel",),
+        lists=(
+            _REFINERS[0],
+            BlockList("ref_image_refiner", "ref_image_refiner", image=False),
+            _REFINERS[1],
+            BlockList(
+                "double",
+                "double_stream_layers",
+                hands_on=("img_hidden_states", "instruct_hidden_states"),
+            ),
+            BlockList("single", "single_stream_layers"),
+        ),
+        main="double",
+        auto=_TRANSFORMER,
+    ),
+    Architecture(
+        classes=(
+            "qwen_image.model.QwenImageTransformer2DModel",
+            "mage_flow.model.MageFlowTransformer2DModel",
+        ),
         lists=(BlockList("transformer", "transformer_blocks", "double_block"),),
         main="transformer",
+        auto=_TRANSFORMER,
+    ),
+    Architecture(
+        classes=("lens.model.LensTransformer2DModel",),
+        lists=(BlockList("transformer", "transformer_blocks", "double_block"),),
+        main="transformer",
+        image_first=True,
+        cut=(),
+        auto=_TRANSFORMER,
+    ),
+    Architecture(
+        classes=("ideogram4.model.Ideogram4Transformer2DModel",),
+        lists=(BlockList("layer", "layers"),),
+        main="layer",
+        cut=(),
+        auto=_TRANSFORMER,
+    ),
+    Architecture(
+        classes=("ernie.model.ErnieImageModel",),
+        lists=(BlockList("layer", "layers"),),
+        main="layer",
+        image_first=True,
+        attention=False,
+        auto=_TRANSFORMER,
+    ),
+    Architecture(
+        classes=("krea2.model.SingleStreamDiT",),
+        lists=(_BARE_BLOCKS,),
+        main="block",
+        text="context",
+        cut=("patch",),
+        auto=_TRANSFORMER,
+    ),
+    # What its network calls in place of a block fails in ComfyUI itself.
+    Architecture(
+        classes=("kandinsky5.model.Kandinsky5",),
+        lists=(
+            BlockList("text_transformer", "text_transformer_blocks", image=False),
+            BlockList("visual_transformer", "visual_transformer_blocks"),
+        ),
+        main="visual_transformer",
+        auto=_TRANSFORMER,
+    ),
+    # PixelDiT, PiD. The blocks at the end work on the pixels of one patch each.
+    Architecture(
+        classes=("pixeldit.model.PixDiT_T2I",),
+        lists=(
+            BlockList("patch", "patch_blocks", hands_on=("x", "y")),
+            BlockList("pixel", "pixel_blocks", image=False),
+        ),
+        main="patch",
+        auto=_TRANSFORMER,
+    ),
+    Architecture(
+        classes=("cogvideo.model.CogVideoXTransformer3DModel",),
+        lists=(BlockList("block", "blocks", hands_on=("hidden_states", "encoder_hidden_states")),),
+        main="block",
+        cut=("patch_size_t", "patch_size", "patch_size"),
+        auto=_TRANSFORMER,
+    ),
+    # MiniMax H3: one sequence of text, references, sound and, at its end, the video
+    Architecture(
+        classes=("minimax.model.MiniMaxH3Model",),
+        lists=(_BLOCKS,),
+        main="block",
+        image_ends_stream=True,
+        flat=True,
+        auto=_TRANSFORMER,
+    ),
+    # Its tokens go through in windows, all videos of a batch one after the other.
+    Architecture(
+        classes=("seedvr.model.NaDiT",),
+        lists=(BlockList("block", "blocks", hands_on=("vid", "txt", "vid_shape", "txt_shape")),),
+        main="block",
+        cut=(1, 2, 2),
+        attention=False,
+        tokens=False,
+        flat=True,
+        auto=_TRANSFORMER,
+    ),
+    # Points and a camera, which have no rows and columns
+    Architecture(
+        classes=("triposplat.model.LatentSeqMMFlowModel",),
+        lists=(*_REFINERS, _BARE_BLOCKS),
+        main="block",
+        attention=False,
+        tokens=False,
+        auto=_TRANSFORMER,
+    ),
+    # Trellis 2: several networks, of which a run uses one
+    Architecture(
+        classes=("trellis2.model.Trellis2",),
+        lists=tuple(
+            BlockList(name, f"{path}.blocks", image=False, replaceable=False)
+            for name, path in (
+                ("shape", "img2shape"),
+                ("texture", "shape2txt"),
+                ("small_shape", "img2shape_512"),
+                ("structure", "structure_model"),
+            )
+        ),
+        cut=(),
+        attention=False,
+        tokens=False,
+        flat=True,
+        auto=_WEIGHTS,
+    ),
+    # LTX with sound, which goes through the blocks beside the video
+    Architecture(
+        classes=("lightricks.av_model.LTXAVModel",),
+        lists=(BlockList("transformer", "transformer_blocks", "double_block"),),
+        main="transformer",
+        alone=True,
+        cut=(),
         auto=_TRANSFORMER,
     ),
     Architecture(
@@ -267,13 +456,34 @@ TABLE: tuple[Architecture, ...] = (
         main="block",
         auto=_TRANSFORMER,
     ),
+    # Each of its frames looks at keys and values of its own.
+    Architecture(
+        classes=("wan.model_animate2.WanAnimate2Model",),
+        lists=(_BLOCKS,),
+        main="block",
+        attention=False,
+        auto=_TRANSFORMER,
+    ),
+    Architecture(
+        classes=("wan.model.HumoWanModel", "wan.model.WanModel_S2V"),
+        lists=(_BLOCKS,),
+        main="block",
+        auto=_TRANSFORMER,
+    ),
     # Wan with a reference image, which comes first
+    Architecture(
+        classes=("wan.model.SCAILWanModel",),
+        lists=(_BLOCKS,),
+        main="block",
+        before=("reference_latent",),
+        auto=_TRANSFORMER,
+    ),
     Architecture(
         classes=("wan.model.WanModel",),
         has=("ref_conv",),
         lists=(_BLOCKS,),
         main="block",
-        image_ends_stream=True,
+        before=("reference_latent",),
         auto=_TRANSFORMER,
     ),
     Architecture(
@@ -287,6 +497,7 @@ TABLE: tuple[Architecture, ...] = (
         classes=("hydit.models.HunYuanDiT",),
         lists=(_BLOCKS,),
         main="block",
+        attention=False,
         auto=_TRANSFORMER,
     ),
     # PixArt; Hunyuan3D 2.1, whose patch point is not like all others
@@ -294,14 +505,24 @@ TABLE: tuple[Architecture, ...] = (
         classes=("pixart.pixartms.PixArtMS", "hunyuan3dv2_1.hunyuandit.HunYuanDiTPlain"),
         lists=(_BARE_BLOCKS,),
         main="block",
+        attention=False,
         auto=_TRANSFORMER,
     ),
-    # Cosmos, Cosmos Predict 2
+    # Cosmos, Cosmos Predict 2, Anima: tokens in rows and columns
     Architecture(
         classes=("cosmos.model.GeneralDIT", "cosmos.predict2.MiniTrainDIT"),
         lists=(_BARE_BLOCKS,),
         main="block",
         cut=("patch_temporal", "patch_spatial", "patch_spatial"),
+        tokens=False,
+        auto=_TRANSFORMER,
+    ),
+    # Stable Audio 3, whose patch point forgets a part of what its blocks are given
+    Architecture(
+        classes=("audio.dit.AudioDiffusionTransformer",),
+        has=("transformer.global_cond_embedder",),
+        lists=(BlockList("layer", "transformer.layers"),),
+        main="layer",
         auto=_TRANSFORMER,
     ),
     # Stable Audio, whose sound comes after a token for its length
@@ -316,6 +537,27 @@ TABLE: tuple[Architecture, ...] = (
         classes=("ace.model.ACEStepTransformer2DModel",),
         lists=(BlockList("transformer", "transformer_blocks"),),
         main="transformer",
+        attention=False,
+        auto=_TRANSFORMER,
+    ),
+    Architecture(
+        classes=("ace.ace_step15.AceStepConditionGenerationModel",),
+        lists=(
+            BlockList("layer", "decoder.layers"),
+            BlockList("detokenizer", "detokenizer.layers", image=False),
+        ),
+        main="layer",
+        cut=("decoder.patch_size",),
+        attention=False,
+        auto=_TRANSFORMER,
+    ),
+    # MiniMax Music, whose sound comes after a token for the noise level
+    Architecture(
+        classes=("minimax_music.dit.MiniMaxMusic3DiT",),
+        lists=(BlockList("layer", "diffusion_transformer.transformer.layers"),),
+        main="layer",
+        cut=(),
+        attention=False,
         auto=_TRANSFORMER,
     ),
     # Stable Cascade, whose blocks are lists of parts that are called one by one
@@ -326,7 +568,7 @@ TABLE: tuple[Architecture, ...] = (
             BlockList("up", "up_blocks", image=False, replaceable=False),
         ),
         main="down",
-        auto=Auto(attention=(), tokens=(), skip=(), weak=("rank",)),
+        auto=_WEIGHTS,
     ),
     # Stable Diffusion 1 and 2, SDXL, Stable Video Diffusion, and whatever else is built like them
     Architecture(
@@ -360,9 +602,29 @@ def _knows(row: Architecture, module: nn.Module) -> bool:
     main = next((of.path for of in row.lists or () if of.name == row.main), None)
     return (
         (of_class or not row.classes)
-        and all(getattr(module, name, None) is not None for name in row.has)
+        and all(_found(module, name) is not None for name in row.has)
         and (main is None or _found(module, main) is not None)
     )
+
+
+@contextmanager
+def state_set_aside(module: nn.Module) -> Iterator[None]:
+    """Let a network start afresh for a pass that is unlike the others, and go on as before then.
+
+    What it keeps for its next pass it knows by the prompt, whatever its weights and blocks were.
+
+    Args:
+        module: ComfyUI's ``diffusion_model`` of any architecture.
+    """
+    module = getattr(module, "_orig_mod", module)
+    kept = {name: getattr(module, name) for name in architecture_of(module).state}
+    for name, value in kept.items():
+        setattr(module, name, [] if isinstance(value, list) else None)
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            setattr(module, name, value)
 
 
 class Network:
@@ -418,6 +680,25 @@ class Network:
         if self.is_unet:
             return bool(self.transformers(block))
         return self._is_called(block) and self._lists[block.group].image
+
+    def has_attention(self, block: Block) -> bool:
+        """Whether a block has self-attention over the image's tokens that can be replaced."""
+        return self.architecture.attention and self.has_image(block)
+
+    def has_tokens(self, block: Block) -> bool:
+        """Whether the image's tokens go into a block as one sequence that can be changed."""
+        if self.is_unet or not self.has_image(block):
+            return self.has_image(block)
+        return self.architecture.tokens and self.can_be_replaced(block)
+
+    def stream_of(self, block: Block) -> str:
+        """What goes in at a transformer's block by this name has the image's tokens in it."""
+        of = self._lists[block.group]
+        return of.hands_on[0] if of.hands_on else of.stream
+
+    def hands_on(self, block: Block) -> tuple[str, ...]:
+        """Arguments of a transformer's block that it returns, changed; () for the first alone."""
+        return self._lists[block.group].hands_on
 
     def can_be_replaced(self, block: Block) -> bool:
         """Whether something else can be called in place of a transformer's block."""
@@ -483,7 +764,10 @@ class Network:
         return (getattr(self.module, name, None) if name else None) or 1
 
     def _patch(self) -> tuple[int, ...]:
-        sides: list[Any] = [getattr(self.module, at, None) or 1 for at in self.architecture.cut]
+        sides: list[Any] = [
+            at if isinstance(at, int) else _found(self.module, at) or 1
+            for at in self.architecture.cut
+        ]
         if len(sides) > 1:
             return tuple(sides)
         side = sides[0] if sides else 1
@@ -503,7 +787,7 @@ class Network:
         return block.path != "" and not isinstance(self.module_of(block), nn.ModuleList)
 
 
-def _found(module: nn.Module, path: str) -> nn.Module | None:
+def _found(module: nn.Module, path: str) -> Any:
     for name in path.split("."):
         module = getattr(module, name, None)
     return module

@@ -12,18 +12,20 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+import torch
+from torch import Size, Tensor, nn
 
 from ..comfy import WrappersMP
 from ..errors import bad_input
 from .blocks import summary
-from .network import Block, Network
+from .network import Block, Network, state_set_aside
 
 if TYPE_CHECKING:
     from ..comfy import ModelPatcher
@@ -42,8 +44,10 @@ class Pass:
 
     Attributes:
         network: as it runs.
-        latent: what goes in, ``[batch, channels, (frames,) height, width]``.
+        shape: of the latent that goes in, ``[batch, channels, (frames,) height, width]``; where
+            sound or a camera goes in beside an image, of the image's.
         sigmas: its noise level, ``[batch]``.
+        inputs: what else the network is given, by name.
         options: ComfyUI's transformer options of this pass, to be changed at will.
         undo: what is pushed here happens when the pass is over.
         reached: blocks that have been made worse, in this pass or one before it.
@@ -51,8 +55,9 @@ class Pass:
     """
 
     network: Network
-    latent: Tensor
+    shape: Size
     sigmas: Tensor
+    inputs: Mapping[str, Any]
     options: dict[str, Any]
     undo: ExitStack
     reached: set[Block]
@@ -77,6 +82,16 @@ class Pass:
     def stand_in(self, point: tuple[str, int], visit: Callable[[Streams, GoOn], Streams]) -> None:
         """Stand in ComfyUI's patch point around a block, in front of what stands there already."""
         self.replace("dit", point, partial(_at_point, visit, self.replacement("dit", point)))
+
+    @staticmethod
+    def image_of(stream: Any) -> Tensor:
+        """The image's part of its stream; sound may go along."""
+        return stream if isinstance(stream, Tensor) else stream[0]
+
+    @staticmethod
+    def with_image(stream: Any, image: Tensor) -> Any:
+        """A stream with another image in it."""
+        return image if isinstance(stream, Tensor) else (image, *stream[1:])
 
     def detour(self, module: nn.Module, forward: Callable[..., Any]) -> None:
         """Let ``forward`` stand in for a module's own until the pass is over."""
@@ -162,7 +177,12 @@ class _Passes:
             self.network = Network(module, type(executor.class_obj.model_config).__name__)
         options = dict(transformer_options or {})
         with ExitStack() as undo:
-            self.change(Pass(self.network, x, t, options, undo, self.reached, self.one_stream))
+            undo.enter_context(state_set_aside(module))
+            shape = torch.Size((kwargs.get("latent_shapes") or [x.shape])[0])
+            inputs = {"context": c_crossattn, **kwargs}
+            self.change(
+                Pass(self.network, shape, t, inputs, options, undo, self.reached, self.one_stream)
+            )
             denoised = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
         self.count += 1
         # Only the first pass tells: others may rightly be cut short, by a cache of blocks, say.
@@ -222,11 +242,35 @@ class Around:
     ) -> Any:
         if block in self._inside:
             return original(*args, **kwargs)
+        names = self._run.network.hands_on(block)
+        if names:
+            return self._with_names(block, names, original, args, kwargs)
         call = _Call(original, args, kwargs)
         if block.group not in self._run.one_stream:
             self._require_one_stream(block, call)
             self._run.one_stream.add(block.group)
-        return self._visited(block, {"img": call.x}, call.go_on)["img"]
+        stream = self._run.network.stream_of(block)
+        go_on = partial(call.go_on, stream)
+        return self._visited(block, {stream: call.x}, go_on)[stream]
+
+    def _with_names(
+        self,
+        block: Block,
+        names: Sequence[str],
+        original: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> tuple[Any, ...]:
+        """Call a block that returns several of its arguments, changed."""
+        module = self._run.network.module_of(block)
+        given = signature(type(module).forward).bind(module, *args, **kwargs).arguments
+        others = dict(list(given.items())[1:])
+
+        def go_on(streams: Streams) -> Streams:
+            return dict(zip(names, original(**{**others, **streams}), strict=True))
+
+        streams = self._visited(block, {name: given[name] for name in names}, go_on)
+        return tuple(streams[name] for name in names)
 
     def _require_one_stream(self, block: Block, call: _Call) -> None:
         """Find out by one call whether a block can be treated as a function of one sequence."""
@@ -256,10 +300,10 @@ class _Call:
         self._name = None if args else next(iter(kwargs))
         self.x = args[0] if args else kwargs[self._name]
 
-    def go_on(self, streams: Streams) -> Streams:
+    def go_on(self, stream: str, streams: Streams) -> Streams:
         if self._name is None:
-            return {"img": self._original(streams["img"], *self._args[1:], **self._kwargs)}
-        return {"img": self._original(**{**self._kwargs, self._name: streams["img"]})}
+            return {stream: self._original(streams[stream], *self._args[1:], **self._kwargs)}
+        return {stream: self._original(**{**self._kwargs, self._name: streams[stream]})}
 
     def on_a_copy(self) -> Any:
         """The call with a copy of the first argument, since blocks may work in place."""
@@ -277,14 +321,21 @@ class Places:
     """
 
     def __init__(self, run: Pass) -> None:
-        network = run.network
-        self.grid = network.grid(run.latent.shape)
+        network, row = run.network, run.network.architecture
+        self.grid = network.grid(run.shape)
+        self._run = run
+        self._row = row
         self._count = math.prod(self.grid)
         self._image_first = network.image_first
-        self._image_ends_stream = network.architecture.image_ends_stream
         self._main = network.groups.get(network.main, [])
         # Length of the image's stream: padded in some networks, longer with reference images.
         self._stream = math.ceil(self._count / network.padding) * network.padding
+        self._before = sum(
+            math.prod(network.grid(each.shape))
+            for name in row.before
+            for each in _all(run.inputs.get(name))
+        )
+        self._can_be_told = not any(_all(run.inputs.get(name)) for name in row.mixed)
 
     def watch(self, run: Pass) -> None:
         """Note how long the image's stream is where the network has it apart from the text.
@@ -293,15 +344,30 @@ class Places:
         """
         for block in self._main[:1]:
             if block.point is not None:
-                run.stand_in(block.point, self._note)
+                run.stand_in(block.point, partial(self._note, block))
 
     def span(self, length: int) -> slice | None:
         """The image's tokens in a sequence of ``length``; None where they cannot be in it."""
-        start = 0 if self._image_first else length - self._stream
-        if self._image_ends_stream:
+        row = self._row
+        if not self._can_be_told or (row.alone and length != self._stream):
+            return None
+        if row.text:
+            start = sum(text.shape[1] for text in _all(self._run.inputs.get(row.text)))
+        else:
+            start = 0 if self._image_first else length - self._stream
+        if row.image_ends_stream:
             start += self._stream - self._count
+        start += self._before
         return slice(start, start + self._count) if 0 <= start <= length - self._count else None
 
-    def _note(self, streams: Streams, go_on: GoOn) -> Streams:
-        self._stream = streams["img"].shape[1]
+    def _note(self, block: Block, streams: Streams, go_on: GoOn) -> Streams:
+        image = self._run.image_of(streams[self._run.network.stream_of(block)])
+        self._stream = image.shape[0 if self._row.flat else 1]
         return go_on(streams)
+
+
+def _all(given: Any) -> Iterable[Tensor]:
+    """What a network is given under a name: nothing, a tensor, or several."""
+    if given is None:
+        return []
+    return [given] if isinstance(given, Tensor) else given

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def has_tokens(network: Network, block: Block) -> bool:
     """Whether the image goes into a block as tokens that can be put in another order."""
-    return network.has_image(block) and (network.is_unet or network.can_be_replaced(block))
+    return network.has_tokens(block)
 
 
 def shuffle_tokens(
@@ -67,12 +67,15 @@ class _Order:
 def _shuffle_streams(
     run: Pass, order: _Order, places: Places, block: Block, streams: Streams, go_on: GoOn
 ) -> Streams:
-    x = streams["img"]
-    span = places.span(x.shape[1]) if x.ndim == 3 else None
+    stream = run.network.stream_of(block)
+    x = run.image_of(streams[stream])
+    batched = x[None] if run.network.architecture.flat else x
+    span = places.span(batched.shape[1]) if batched.ndim == 3 else None
     if span is None:
         return go_on(streams)
     run.reached.add(block)
-    return go_on({**streams, "img": order.of(x, span, block.path)})
+    shuffled = order.of(batched, span, block.path).view_as(x)
+    return go_on({**streams, stream: run.with_image(streams[stream], shuffled)})
 
 
 def _shuffle_in_unet(run: Pass, order: _Order, blocks: Sequence[Block]) -> None:

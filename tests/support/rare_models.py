@@ -571,5 +571,9 @@ if hasattr(comfy.supported_models, "Flux2"):  # not yet in the oldest release of
         _WAN("wan_humo", wan_humo),
         _WAN("wan_animate", wan_animate),
     ]
+if hasattr(comfy.supported_models, "Lens"):
+    from support.newer_models import NEWER
+
+    RARE += NEWER
 EVERY = [*ARCHITECTURES, *RARE]
 EVERY_BY_NAME = {architecture.name: architecture for architecture in EVERY}

@@ -275,10 +275,10 @@ def lumina(seed: int) -> ModelPatcher:
     )
 
 
-def z_image(seed: int) -> ModelPatcher:
+def z_image(seed: int, config: type[BASE] | None = None, **changed: Any) -> ModelPatcher:
     """A Lumina of the Z-Image kind, which fills up both text and image to 32 tokens."""
     return patcher(
-        comfy.supported_models.ZImage(
+        (config or comfy.supported_models.ZImage)(
             _LUMINA_SHAPE
             | {
                 "dim": 256,  # the least that its modulation can have
@@ -292,6 +292,7 @@ def z_image(seed: int) -> ModelPatcher:
                 "time_scale": 1000.0,
                 "pad_tokens_multiple": 32,
             }
+            | changed
         ),
         seed,
     )
@@ -449,6 +450,8 @@ class Architecture:
     conditioning: Callable[[int], Conditioning] = text
     patch: tuple[int, int, int] = (1, 2, 2)
     """Of a transformer: how much of the latent is one token, in frames, rows and columns."""
+    beside: tuple[tuple[int, ...], ...] = ()
+    """Shapes of what is sampled along with the latent: sound, a camera."""
 
 
 # Not square, so that an exchange of height and width shows.

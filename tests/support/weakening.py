@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import comfy.ldm.modules.attention
+import comfy.supported_models
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -15,6 +16,8 @@ from support.small_models import ARCHITECTURES, Architecture
 
 UNETS = ("sd15", "sdxl")
 CAN_REPLACE = hasattr(comfy.ldm.modules.attention, "wrap_attn")
+# Releases after 0.3.75 hand their options to the attention of a Wan that goes by sound, too.
+SOUND_IS_ASKED = hasattr(comfy.supported_models, "Lens")
 
 # Settings that are no defaults, so that one which is not passed on shows.
 NODES = {
@@ -29,18 +32,29 @@ NODES = {
 RANDOM = ("tokens", "dropout")
 
 
+# No blocks that anything else can be done to than to their weights and activations.
+OPAQUE = ("cascade_b", "cascade_c", "trellis2")
+# Whose tokens are in rows and columns, in windows, or nowhere in particular.
+WITHOUT_TOKENS = ("cosmos", "cosmos_predict2", "anima", "seed_vr2", "tripo_splat")
+# To the attention of these ComfyUI hands no options, or it is one of another kind.
+WITHOUT_ATTENTION = (
+    *("pixart", "hunyuan_dit", "hunyuan_3d_2_1", "ace_step", "ace_step15", "ernie", "music3"),
+    *("hidream_o1", "seed_vr2", "tripo_splat", "wan_animate2"),
+)
+
+
 def can_weaken(kind: str, architecture: Architecture) -> bool:
     """Whether ComfyUI lets this be done to that architecture."""
     name = architecture.name
-    if name.startswith("cascade"):
+    if name in OPAQUE:
         return kind == "dropout"
     if kind == "tokens":
-        return not name.startswith("cosmos")
+        return name not in WITHOUT_TOKENS
     if NODES[kind][0] != "BadVersionWeakenAttention" or name in UNETS:
         return True
-    # To the attention of these it hands no options, and that of ACE-Step is another one.
-    apart = ("pixart", "hunyuan_dit", "hunyuan_3d_2_1", "wan_sound", "ace_step")
-    return CAN_REPLACE and name not in apart
+    if name == "wan_sound":
+        return SOUND_IS_ASKED
+    return CAN_REPLACE and name not in WITHOUT_ATTENTION
 
 
 def each(pairs: list[tuple[Architecture, str]]) -> pytest.MarkDecorator:
@@ -55,14 +69,31 @@ IMPOSSIBLE = [(a, kind) for a, kind in ALL_PAIRS if not can_weaken(kind, a)]
 TRANSFORMERS = [architecture for architecture in ARCHITECTURES if architecture.name not in UNETS]
 
 
+def steps_of(architecture: Architecture, model: ModelPatcher, steps: int = 2) -> Run:
+    """A run of some steps from nothing."""
+    parts = [torch.zeros(shape) for shape in (architecture.latent, *architecture.beside)]
+    run = Run.of(model, steps=steps)
+    return run.with_(latent=parts[0] if len(parts) == 1 else together(*parts))
+
+
 def one_step(architecture: Architecture, model: ModelPatcher, **rest: Any) -> Run:
     """A run of one step, from the middle of the noise and from an image, so that both are seen."""
     flow = model.get_model_object("model_sampling").noise_scaling(
         torch.full((1,), 0.5), torch.ones(1), torch.full((1,), 2.0)
     )
     sigma = 0.6 if float(flow) == 1.5 else 2.0
-    latent = torch.randn(architecture.latent, generator=torch.Generator().manual_seed(4))
-    return Run(latent, torch.tensor([sigma, 0.0]), **rest)
+    shapes = (architecture.latent, *architecture.beside)
+    parts = [torch.randn(shape, generator=torch.Generator().manual_seed(4)) for shape in shapes]
+    return Run(
+        parts[0] if len(parts) == 1 else together(*parts), torch.tensor([sigma, 0.0]), **rest
+    )
+
+
+def together(*parts: Tensor) -> Any:
+    """A latent with sound or the like beside it."""
+    from comfy.nested_tensor import NestedTensor  # not yet in the oldest release of ComfyUI
+
+    return NestedTensor(parts)
 
 
 def predict(
@@ -94,8 +125,12 @@ def own_values(
     **_: Any,
 ) -> Tensor:
     """Attention in which each token sees only itself, so that what it holds stays its own."""
+    # As MiniMax H3 hands them over.
+    q, v = (t.take() if hasattr(t, "take") and not isinstance(t, Tensor) else t for t in (q, v))
     if not skip_reshape:
-        q, v = (t.reshape(*t.shape[:2], heads, -1).transpose(1, 2) for t in (q, v))
+        q, v = (t.unflatten(2, (heads, t.shape[2] // heads)).transpose(1, 2) for t in (q, v))
+    # Heads may share values.
+    v = v.repeat_interleave(q.shape[1] // v.shape[1], dim=1)
     out = v if v.shape[2] == q.shape[2] else torch.zeros_like(q)
     return out if skip_output_reshape else out.transpose(1, 2).flatten(2)
 

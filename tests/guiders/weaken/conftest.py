@@ -52,6 +52,8 @@ def isolated(monkeypatch):
         for name in ("optimized_attention", "optimized_attention_masked"):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, own_values)
+        if hasattr(module, "optimized_attention_for_device"):
+            monkeypatch.setattr(module, "optimized_attention_for_device", lambda _: own_values)
 
 
 @pytest.fixture
