@@ -67,14 +67,14 @@ class Thumbnails:
 
     Attributes:
         calls: numbers of those calls, rising.
-        latents: ``[calls, channels, height, width]`` each, as the model has them but in 16 bits, of
-            "C", "weak", "negative" and "guided". NaN where a push was off; one that always was is
-            left out.
+        latents: ``[channels, height, width]`` of each call, as the model has them but in 16 bits,
+            of "C", "weak", "negative" and "guided". NaN where a push was off; one that always was
+            is left out. A sampler may change their size on the way.
         latent_format: ComfyUI's, of the model.
     """
 
     calls: list[int]
-    latents: dict[str, Tensor]
+    latents: dict[str, list[Tensor]]
     latent_format: Any
 
 
@@ -288,9 +288,10 @@ class Recorder:
             return None
         last = len(self._reduced) - 1
         calls = sorted({round(last * i / (_THUMBNAILS - 1)) for i in range(_THUMBNAILS)})
-        chosen = torch.stack([self._reduced[call] for call in calls], dim=1).cpu()
-        named = dict(zip(("C", "guided", *PUSHES), chosen, strict=True))
-        latents = {name: named[name] for name in ("C", *pushes, "guided")}
+        # Not stacked: those of a sampler that enlarges the image have more than one size.
+        chosen = [self._reduced[call].cpu().unbind() for call in calls]
+        named = dict(zip(("C", "guided", *PUSHES), zip(*chosen, strict=True), strict=True))
+        latents = {name: list(named[name]) for name in ("C", *pushes, "guided")}
         return Thumbnails(calls, latents, self._latent_format)
 
 

@@ -180,7 +180,7 @@ class GuidedRun:
 
     def _is_due(self, call: Call) -> bool:
         """Whether the weak model itself is to predict at this call."""
-        return self._carried is None or self._carried.is_due(call.level)
+        return self._carried is None or self._carried.is_due(call.x, call.level)
 
     def _wanted(self, call: Call, has_negative: bool) -> set[str]:
         """Whose predictions are needed at a call."""
