@@ -215,7 +215,7 @@ class Frequency(Shape):
                     self.node,
                     "shape",
                     f"a latent of the shape {tuple(delta.shape)}, without height and width",
-                    "images or videos; sound, and sound with video, have no such frequencies",
+                    "images or videos; sound without height and width has no such frequencies",
                 )
             return formulas.frequencies(delta, self.low, self.high, self.levels)
 

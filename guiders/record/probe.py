@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from ..push.call import Pushed
+from ..push.parts import by_sample
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,7 +45,7 @@ class PushReadings:
     Where it was off, ``scale`` is 1, ``added`` is 0, and the others are NaN.
 
     Attributes:
-        scale: in use, after schedules; 1 is off.
+        scale: in use, after schedules; 1 is off. Of a latent in parts the mean of all its numbers.
         difference: ``‖C − R‖``, before scale and shape.
         added: norm of what it added to the prediction.
         cosine: between ``C − R`` and ``C``.
@@ -209,8 +210,8 @@ class Recorder:
         """
         at = [pushes.get(name, Pushed()) for name in PUSHES]
         self._sigmas.append(sigma)
-        self._strengths.append([each.strength for each in at])
-        self._posteriors.append([each.posterior for each in at])
+        self._strengths.append([by_sample(each.strength) for each in at])
+        self._posteriors.append([by_sample(each.posterior) for each in at])
         self._has_difference.append([each.R is not None for each in at])
         nothing = torch.zeros_like(C)
         vectors = [C, guided - C]

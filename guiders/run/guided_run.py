@@ -7,7 +7,7 @@ and shape, and a batch function asks for what both need along with the run's own
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -39,14 +39,21 @@ class GuidedRun:
         guidance: what the node asks for.
         guider: ComfyUI's, whose run it is.
         sigmas: of the run.
+        latent_shapes: of its latents, more than one where they are the parts of a row.
     """
 
-    def __init__(self, guidance: Guidance, guider: CFGGuider, sigmas: Tensor) -> None:
+    def __init__(
+        self,
+        guidance: Guidance,
+        guider: CFGGuider,
+        sigmas: Tensor,
+        latent_shapes: Sequence[Sequence[int]] = (),
+    ) -> None:
         self._guidance = guidance
         self._node = guidance.node
         self._guider = guider
         self._main = guider.model_patcher
-        self._noise = noise = noise_of(self._main, sigmas.tolist())
+        self._noise = noise = noise_of(self._main, sigmas.tolist(), latent_shapes)
         self._call: Call | None = None
         # Whoever predicts beside the main run, by the name under which a call has the prediction.
         self._sides: dict[str, SideRun] = {}
