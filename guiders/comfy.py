@@ -38,6 +38,7 @@ NEEDED = {
         "get_key_weight",
     ),
     "comfy.patcher_extension": (
+        "PatcherInjection",
         "WrappersMP.APPLY_MODEL",
         "WrappersMP.CALC_COND_BATCH",
         "WrappersMP.OUTER_SAMPLE",
@@ -139,7 +140,7 @@ import comfy.samplers
 import comfy.utils
 from comfy.context_windows import ContextHandlerABC
 from comfy.model_patcher import LowVramPatch, ModelPatcher
-from comfy.patcher_extension import WrappersMP
+from comfy.patcher_extension import PatcherInjection, WrappersMP
 from comfy.sampler_helpers import convert_cond
 from comfy.samplers import CFGGuider, Sampler
 from comfy.weight_adapter import WeightAdapterBase
@@ -367,6 +368,67 @@ def differing_objects(main: ModelPatcher, weak: ModelPatcher) -> dict[str, Any]:
 
     names = main.object_patches.keys() | weak.object_patches.keys()
     return {name: of(weak, name) for name in names if of(weak, name) is not of(main, name)}
+
+
+# ----------------------------------------------------------------------------- LoRAs beside weights
+
+# Of this module are what the bypass LoRA loader injects, which came after 0.3.75: it leaves the
+# weights as they are, and adds what a LoRA computes to what its layer does.
+_BYPASS = "comfy.weight_adapter.bypass"
+
+
+class _ScaledLora(PatcherInjection):
+    """Injected LoRAs with another strength, which they have only while they are injected.
+
+    Args:
+        lora: a bypass loader's injection.
+        factor: of its strength.
+    """
+
+    def __init__(self, lora: PatcherInjection, factor: float) -> None:
+        super().__init__(self._inject, self._eject)
+        self._lora = lora
+        self._factor = factor
+        self._before: list[tuple[Any, float]] = []
+
+    def _inject(self, patcher: ModelPatcher) -> None:
+        modules = list(patcher.model.modules())
+        before = [vars(module).get("forward") for module in modules]
+        self._lora.inject(patcher)
+        for module, forward in zip(modules, before, strict=True):
+            injected = vars(module).get("forward")
+            if injected is not forward:
+                adapter = injected.__self__.adapter
+                self._before.append((adapter, adapter.multiplier))
+                adapter.multiplier *= self._factor
+
+    def _eject(self, patcher: ModelPatcher) -> None:
+        while self._before:
+            adapter, multiplier = self._before.pop()
+            adapter.multiplier = multiplier
+        self._lora.eject(patcher)
+
+
+def injected_loras(patcher: ModelPatcher) -> list[tuple[str, PatcherInjection]]:
+    """The LoRAs that a patcher injects beside the weights, each with its key."""
+    return [
+        (key, injection)
+        for key, injections in patcher.injections.items()
+        for injection in injections
+        if isinstance(injection, _ScaledLora) or injection.inject.__module__ == _BYPASS
+    ]
+
+
+def scale_injected_lora(clone: ModelPatcher, key: str, lora: PatcherInjection, by: float) -> None:
+    """Multiply the strength of one of :func:`injected_loras` in a clone; 0 takes it out.
+
+    Where the clone has it not, it gets it with a part of its strength.
+    """
+    there = list(clone.injections.get(key, ()))
+    if lora not in there:
+        there.append(lora)
+    new = [each for each in there if each is not lora or by != 0.0]
+    clone.injections[key] = [_ScaledLora(each, by) if each is lora else each for each in new]
 
 
 # ----------------------------------------------------------------------------------- loaded models

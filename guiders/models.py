@@ -90,8 +90,16 @@ def _is_flow(sampling: Any) -> bool | None:
     return {2.5: False, 1.5: True}.get(noisy)
 
 
-def noise_of(model: ModelPatcher, sigmas: Sequence[float] = ()) -> Noise:
-    """What a model means by a sigma, for a run over ``sigmas``."""
+def noise_of(
+    model: ModelPatcher, sigmas: Sequence[float] = (), latent_shapes: Sequence[Sequence[int]] = ()
+) -> Noise:
+    """What a model means by a sigma, for one run.
+
+    Args:
+        sigmas: of the run.
+        latent_shapes: of its latents, as ComfyUI hands them to a run: more than one where they are
+            the parts of a row.
+    """
     sampling = model.get_model_object("model_sampling")
     latent_format = model.get_model_object("latent_format")
     # Scale factors are made for latents of deviation 1, but where each channel is brought to
@@ -102,6 +110,7 @@ def noise_of(model: ModelPatcher, sigmas: Sequence[float] = ()) -> Noise:
         percent_to_sigma=sampling.percent_to_sigma,
         deviation=float(latent_format.scale_factor) if by_channel else 1.0,
         sigmas=tuple(sigmas),
+        parts=tuple(tuple(s[1:]) for s in latent_shapes) if len(latent_shapes) > 1 else (),
     )
 
 

@@ -14,6 +14,7 @@ import comfy.model_management
 import comfy.utils
 import folder_paths
 import numpy as np
+import torch
 from comfy_api.latest import io, ui
 from latent_preview import Latent2RGBPreviewer
 
@@ -219,10 +220,23 @@ def _strips(node: str, records: Sequence[Record], vae: VAE | None) -> list[Strip
     for record, kind, latents in rows:
         comfy.model_management.throw_exception_if_processing_interrupted()
         sigmas = record.sigma[record.thumbnails.calls].max(axis=1)
-        images = _images(node, latents, record.thumbnails.latent_format, vae)
+        images = _images_of_any_size(node, latents, record.thumbnails.latent_format, vae)
         strips.append(Strip(kind, record.name if len(records) > 1 else "", sigmas, images))
         progress.update(1)
     return strips
+
+
+def _images_of_any_size(
+    node: str, latents: Sequence[Tensor], latent_format: LatentFormat, vae: VAE | None
+) -> list[np.ndarray]:
+    """Thumbnails as :func:`_images` makes them, all of one size together."""
+    images: list[np.ndarray] = [np.empty(0)] * len(latents)
+    for size in {latent.shape for latent in latents}:
+        at = [place for place, latent in enumerate(latents) if latent.shape == size]
+        same = _images(node, torch.stack([latents[place] for place in at]), latent_format, vae)
+        for place, image in zip(at, same, strict=True):
+            images[place] = image
+    return images
 
 
 def _images(node: str, latents: Tensor, latent_format: LatentFormat, vae: VAE | None) -> np.ndarray:

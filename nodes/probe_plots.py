@@ -170,13 +170,13 @@ class Strip(NamedTuple):
         kind: "C", "weak", "negative" or "guided".
         name: of the run, where there are several.
         sigmas: ``[n]``, of the thumbnails.
-        images: ``[n, height, width, 3]``, 0 to 1; NaN where there is none.
+        images: ``n`` of ``[height, width, 3]``, 0 to 1; NaN where there is none.
     """
 
     kind: str
     name: str
     sigmas: np.ndarray
-    images: np.ndarray
+    images: Sequence[np.ndarray]
 
 
 def plot_records(
@@ -341,7 +341,7 @@ _LABEL_WIDTH, _GAP = 210, 6
 def _cell(strips: Sequence[Strip], width: int) -> tuple[float, float]:
     """Width and height of a thumbnail; all rows share them."""
     across = (width - 2 * _MARGIN - _LABEL_WIDTH) / _most(strips) - _GAP
-    height, wide = strips[0].images.shape[1:3]
+    height, wide = strips[0].images[0].shape[:2]
     return across, across * height / wide
 
 

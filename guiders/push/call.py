@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from .noise import Noise
+from .parts import split
 
 if TYPE_CHECKING:
     from .formulas import Strength
@@ -23,7 +25,8 @@ class Pushed:
     """What one push does at one model call; one that is off has only ``strength``.
 
     Attributes:
-        strength: in use, after schedules; 0 is off.
+        strength: in use, after schedules; 0 is off. Of a latent in parts, what
+            :func:`.parts.join_by_sample` returns, and so is the posterior.
         R: the bad version's prediction.
         delta: the difference ``C − R``, shaped.
         added: what was added to the prediction.
@@ -127,7 +130,7 @@ class Call:
 class Step:
     """What the schedules and shapes of one push see of a model call.
 
-    Tensors are on the device of ``x``.
+    Tensors are on the device of ``x``. Of a latent in parts each part has a step of its own.
 
     Attributes:
         noise: of the run.
@@ -155,6 +158,34 @@ class Step:
     def level(self) -> float:
         """Sigma as a number, for which the device has to be waited for."""
         return self.measure_level()
+
+    def in_parts(self) -> list[Step]:
+        """The same of each part of the latent; this one alone where it has no parts."""
+        parts = self.noise.parts
+        if not parts:
+            return [self]
+        rows = [split(row, parts) for row in (self.x, self.C, self.R, self.difference)]
+
+        def part(number: int) -> Step:
+            x, C, R, difference = (of_row[number] for of_row in rows)
+            return replace(
+                self,
+                x=x,
+                C=C,
+                R=R,
+                difference=difference,
+                other=partial(self._part_of_other, number),
+                predict=partial(self._predict_part, number),
+            )
+
+        return [part(number) for number in range(len(parts))]
+
+    def _part_of_other(self, number: int) -> Tensor | None:
+        other = self.other()
+        return None if other is None else split(other, self.noise.parts)[number]
+
+    def _predict_part(self, number: int, name: str) -> Tensor:
+        return split(self.predict(name), self.noise.parts)[number]
 
 
 # One shape during a run: from a difference and the strength to another difference.

@@ -6,8 +6,9 @@ prediction ``C`` away from the prediction ``R`` of a bad version. ``delta`` is t
 
 Tensors are ``[batch, channels, *spatial]`` of any floating dtype and on any device; results keep
 both. A strength is the artist's scale less 1, a number, or a tensor ``[batch]`` where every sample
-has its own. ``⟨·,·⟩`` and ``‖·‖`` run over everything but the batch. Where a direction has no
-length, nothing lies along it.
+has its own; :func:`add_push` also takes one like ``delta``, for a latent whose parts each have
+theirs. ``⟨·,·⟩`` and ``‖·‖`` run over everything but the batch. Where a direction has no length,
+nothing lies along it.
 """
 
 from __future__ import annotations
@@ -310,4 +311,6 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 
 def _spread(values: Tensor, like: Tensor) -> Tensor:
     """``[batch]`` as ``[batch, 1, …]``, in the dtype of what it is to be multiplied with."""
+    if values.ndim == like.ndim:
+        return values.to(like.dtype)
     return values.to(like.dtype).view(-1, *(1,) * (like.ndim - 1))

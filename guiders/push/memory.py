@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Generic, NamedTuple, TypeVar
 
-from torch import Tensor
+from torch import Size, Tensor
 
 from . import formulas
 from .noise import TOLERANCE, Noise
@@ -16,7 +17,28 @@ State = TypeVar("State")
 _KEPT = 4
 
 
-class Trajectory(Generic[State]):
+class _OfOneSize(ABC):
+    """What is remembered of latents of one size, and means nothing to those of another.
+
+    A sampler may change the size between two steps, to refine a larger image. All that was known of
+    the smaller one is forgotten then.
+    """
+
+    def __init__(self) -> None:
+        self._size: Size | None = None
+
+    @abstractmethod
+    def forget(self) -> None:
+        """Remember nothing, as at the first call of a run."""
+
+    def _meet(self, latent: Tensor) -> None:
+        """To be called before anything else at each model call, with any latent of it."""
+        if self._size is not None and latent.shape != self._size:
+            self.forget()
+        self._size = latent.shape
+
+
+class Trajectory(_OfOneSize, Generic[State]):
     """The states of the steps that a sampler has taken, without those it only tried.
 
     Samplers of higher order call the model in between two sigmas of the run (DPM-Solver-2,
@@ -25,19 +47,27 @@ class Trajectory(Generic[State]):
     (restarts), what is below is forgotten: a rise above all that was visited starts afresh, and one
     above all that is still remembered starts at the highest that is. Noise that is added before a
     step ("churn", which no node of ComfyUI's own sets) may make a call in between look like a step.
+    Latents of another size have no step in common with those before.
 
     Args:
         sigmas: the run's sigmas, falling.
     """
 
     def __init__(self, sigmas: Sequence[float]) -> None:
+        super().__init__()
         self._sigmas = sorted(sigmas, reverse=True)
         self._visited: list[tuple[float, State]] = []
         self._is_between = False
         self._has_forgotten = False
 
-    def before(self, sigma: float) -> State | None:
-        """The state from which the step to ``sigma`` starts; None at the first call of a run."""
+    def before(self, sigma: float, latent: Tensor) -> State | None:
+        """The state from which the step to ``sigma`` starts; None at the first call of a run.
+
+        Args:
+            sigma: of this model call.
+            latent: of this model call, of whose size the states are.
+        """
+        self._meet(latent)
         if self._visited and self._is_between:
             self._visited.pop()
         self._is_between = False
@@ -59,6 +89,11 @@ class Trajectory(Generic[State]):
             del self._visited[0]
             self._has_forgotten = True
 
+    def forget(self) -> None:
+        """Start afresh from here."""
+        self._visited.clear()
+        self._is_between = self._has_forgotten = False
+
 
 class _Found(NamedTuple):
     delta: Tensor
@@ -67,12 +102,12 @@ class _Found(NamedTuple):
     block: int
 
 
-class Carried:
+class Carried(_OfOneSize):
     """The difference ``C − R`` that was found last in a run, for the model calls after it.
 
     The steps of a run are taken in blocks. The bad version predicts at the first call of each
     block, and again where the push was off before, or where a sampler has come back to more noise
-    (restarts): what was found until then is of another image.
+    (restarts) or goes on in another size: what was found until then is of another image.
 
     Args:
         every: steps in a block, at least 2.
@@ -80,13 +115,15 @@ class Carried:
     """
 
     def __init__(self, every: int, noise: Noise) -> None:
+        super().__init__()
         self._every = every
         self._noise = noise
         self._found: _Found | None = None
         self._last = 0.0
 
-    def is_due(self, level: float) -> bool:
-        """Whether the bad version is to predict at a call of this sigma."""
+    def is_due(self, latent: Tensor, level: float) -> bool:
+        """Whether the bad version is to predict at the call of this latent and sigma."""
+        self._meet(latent)
         if self._found is None or self._block(level) > self._found.block:
             return True
         has_risen = level > self._last * (1 + TOLERANCE)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .parts import Parts
 
 # Samplers compute their sigmas in their own way; neighbours on a schedule lie further apart.
 TOLERANCE = 1e-4
@@ -22,12 +26,15 @@ class Noise:
             sigma at that point.
         deviation: standard deviation of the model's latents without noise.
         sigmas: those of the run, falling.
+        parts: shapes of the parts of the run's latents, without the batch; none where a latent has
+            no parts.
     """
 
     is_flow: bool
     percent_to_sigma: Callable[[float], float]
     deviation: float = 1.0
     sigmas: tuple[float, ...] = ()
+    parts: Parts = ()
     _percents: dict[float, float] = field(default_factory=dict, repr=False, compare=False)
 
     def percent_of(self, sigma: float) -> float:

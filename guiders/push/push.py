@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from . import formulas
 from .call import Call, Pushed, Step
 from .noise import Noise
+from .parts import join, join_by_sample
 from .schedules import RunningSchedules, Schedule
 from .shapes import Shape
 
@@ -52,8 +53,25 @@ class Push:
         return not self.schedules and not self.shapes
 
 
+class _RunningPart:
+    """A push during one run, of one part of the latent, or of a latent without parts."""
+
+    def __init__(self, push: Push, noise: Noise) -> None:
+        self.schedules = RunningSchedules(push.schedules, noise)
+        self._shapes = [each.start(noise) for each in push.shapes]
+
+    def at(self, strength: float, step: Step) -> Pushed:
+        strength_now = self.schedules.at(strength, step)
+        delta = step.difference
+        for shape in self._shapes:
+            delta = shape(delta, step, strength_now)
+        return Pushed(strength_now, step.R, delta, posterior=self.schedules.posterior)
+
+
 class RunningPush:
     """A push during one run.
+
+    Schedules and shapes measure, and remember, each part of a latent by itself.
 
     Args:
         name: under which a call has the bad version's prediction.
@@ -67,8 +85,9 @@ class RunningPush:
         self.push = push
         self._noise = noise
         self._others = others
-        self._schedules = RunningSchedules(push.schedules, noise)
-        self._shapes = [each.start(noise) for each in push.shapes]
+        self._parts = [_RunningPart(push, noise) for _ in range(len(noise.parts) or 1)]
+        # What is known before a call is the same for all parts.
+        self._schedules = self._parts[0].schedules
         self._seen = self._was_on = False
         self._asked_for_other = self._had_other = False
 
@@ -113,16 +132,24 @@ class RunningPush:
             measure_level=lambda: call.level,
         )
         own = self.push.strength if strength is None else strength
-        strength_now = self._schedules.at(own, step)
-        delta = step.difference
-        for shape in self._shapes:
-            delta = shape(delta, step, strength_now)
-        return Pushed(strength_now, step.R, delta, posterior=self._schedules.posterior)
+        parts = zip(self._parts, step.in_parts(), strict=True)
+        return self._joined([part.at(own, of_part) for part, of_part in parts], step)
 
     def add_to(self, guided: Tensor, call: Call) -> tuple[Tensor, Pushed]:
         """Add the push at one call to a prediction."""
         pushed = self.at(call)
         return formulas.add_push(guided, pushed.delta, pushed.strength), pushed
+
+    def _joined(self, pushed: list[Pushed], step: Step) -> Pushed:
+        if len(pushed) == 1:
+            return pushed[0]
+        parts = self._noise.parts
+        strength = join_by_sample([each.strength for each in pushed], parts)
+        posterior = None
+        if pushed[0].posterior is not None:
+            posterior = join_by_sample([each.posterior for each in pushed], parts)
+        delta = join([each.delta for each in pushed])
+        return Pushed(strength, step.R, delta, posterior=posterior)
 
     def _other(self, call: Call) -> Tensor | None:
         self._asked_for_other = True

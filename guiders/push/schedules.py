@@ -212,7 +212,7 @@ class DynamicNegative(Live):
         trajectory: Trajectory[_Visited] = Trajectory(noise.sigmas)
 
         def factor(step: Step) -> Tensor:
-            before = trajectory.before(step.level)
+            before = trajectory.before(step.level, step.x)
             if before is None:
                 posterior = torch.full_like(step.sigma, self.prior)
             else:

@@ -62,7 +62,8 @@ class Projected(Shape):
 
         def shape(delta: Tensor, step: Step, strength: formulas.Strength) -> Tensor:
             if self.momentum != 0:
-                delta = formulas.with_momentum(delta, trajectory.before(step.level), self.momentum)
+                before = trajectory.before(step.level, delta)
+                delta = formulas.with_momentum(delta, before, self.momentum)
                 trajectory.visit(step.level, delta)
             if self.norm_threshold > 0:
                 delta = formulas.capped(delta, self.norm_threshold)
@@ -214,7 +215,7 @@ class Frequency(Shape):
                     self.node,
                     "shape",
                     f"a latent of the shape {tuple(delta.shape)}, without height and width",
-                    "images or videos; sound, and sound with video, have no such frequencies",
+                    "images or videos; sound without height and width has no such frequencies",
                 )
             return formulas.frequencies(delta, self.low, self.high, self.levels)
 

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from ..push.call import Pushed
+from ..push.parts import by_sample
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,7 +45,7 @@ class PushReadings:
     Where it was off, ``scale`` is 1, ``added`` is 0, and the others are NaN.
 
     Attributes:
-        scale: in use, after schedules; 1 is off.
+        scale: in use, after schedules; 1 is off. Of a latent in parts the mean of all its numbers.
         difference: ``‖C − R‖``, before scale and shape.
         added: norm of what it added to the prediction.
         cosine: between ``C − R`` and ``C``.
@@ -67,14 +68,14 @@ class Thumbnails:
 
     Attributes:
         calls: numbers of those calls, rising.
-        latents: ``[calls, channels, height, width]`` each, as the model has them but in 16 bits, of
-            "C", "weak", "negative" and "guided". NaN where a push was off; one that always was is
-            left out.
+        latents: ``[channels, height, width]`` of each call, as the model has them but in 16 bits,
+            of "C", "weak", "negative" and "guided". NaN where a push was off; one that always was
+            is left out. A sampler may change their size on the way.
         latent_format: ComfyUI's, of the model.
     """
 
     calls: list[int]
-    latents: dict[str, Tensor]
+    latents: dict[str, list[Tensor]]
     latent_format: Any
 
 
@@ -209,8 +210,8 @@ class Recorder:
         """
         at = [pushes.get(name, Pushed()) for name in PUSHES]
         self._sigmas.append(sigma)
-        self._strengths.append([each.strength for each in at])
-        self._posteriors.append([each.posterior for each in at])
+        self._strengths.append([by_sample(each.strength) for each in at])
+        self._posteriors.append([by_sample(each.posterior) for each in at])
         self._has_difference.append([each.R is not None for each in at])
         nothing = torch.zeros_like(C)
         vectors = [C, guided - C]
@@ -288,9 +289,10 @@ class Recorder:
             return None
         last = len(self._reduced) - 1
         calls = sorted({round(last * i / (_THUMBNAILS - 1)) for i in range(_THUMBNAILS)})
-        chosen = torch.stack([self._reduced[call] for call in calls], dim=1).cpu()
-        named = dict(zip(("C", "guided", *PUSHES), chosen, strict=True))
-        latents = {name: named[name] for name in ("C", *pushes, "guided")}
+        # Not stacked: those of a sampler that enlarges the image have more than one size.
+        chosen = [self._reduced[call].cpu().unbind() for call in calls]
+        named = dict(zip(("C", "guided", *PUSHES), zip(*chosen, strict=True), strict=True))
+        latents = {name: list(named[name]) for name in ("C", *pushes, "guided")}
         return Thumbnails(calls, latents, self._latent_format)
 
 

@@ -35,7 +35,10 @@ def with_guidance(model: ModelPatcher, guidance: Guidance) -> ModelPatcher:
     # A closure, not an object: ComfyUI clones models by deep copy, and passes functions unharmed.
     def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
         _, _, _, sigmas, *_ = args
-        return GuidedRun(guidance, executor.class_obj, sigmas).sample(executor, args, kwargs)
+        # Releases up to 0.3.52 know no latents in parts.
+        shapes = kwargs.get("latent_shapes", ())
+        run = GuidedRun(guidance, executor.class_obj, sigmas, shapes)
+        return run.sample(executor, args, kwargs)
 
     patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER_KEY, outer_sample)
     return patched

@@ -7,7 +7,7 @@ and shape, and a batch function asks for what both need along with the run's own
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -41,14 +41,21 @@ class GuidedRun:
         guidance: what the node asks for.
         guider: ComfyUI's, whose run it is.
         sigmas: of the run.
+        latent_shapes: of its latents, more than one where they are the parts of a row.
     """
 
-    def __init__(self, guidance: Guidance, guider: CFGGuider, sigmas: Tensor) -> None:
+    def __init__(
+        self,
+        guidance: Guidance,
+        guider: CFGGuider,
+        sigmas: Tensor,
+        latent_shapes: Sequence[Sequence[int]] = (),
+    ) -> None:
         self._guidance = guidance
         self._node = guidance.node
         self._guider = guider
         self._main = guider.model_patcher
-        self._noise = noise = noise_of(self._main, sigmas.tolist())
+        self._noise = noise = noise_of(self._main, sigmas.tolist(), latent_shapes)
         self._call: Call | None = None
         # Whoever predicts beside the main run, by the name under which a call has the prediction.
         self._sides: dict[str, SideRun] = {}
@@ -209,7 +216,7 @@ class GuidedRun:
 
     def _is_due(self, call: Call) -> bool:
         """Whether the weak model itself is to predict at this call."""
-        return self._carried is None or self._carried.is_due(call.level)
+        return self._carried is None or self._carried.is_due(call.x, call.level)
 
     def _wanted(self, call: Call, has_negative: bool) -> set[str]:
         """Whose predictions are needed at a call."""

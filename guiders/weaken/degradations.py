@@ -121,11 +121,12 @@ def add_prompt_noise(E: Tensor, amount: float, generator: Generator) -> Tensor:
     Args:
         E: embedding ``[batch, tokens, width]``, or pooled ``[batch, width]``.
         amount: standard deviation of the noise over that of each item of the batch.
-        generator: of the CPU; ``E.numel()`` standard normal numbers are drawn from it.
+        generator: of the CPU; as many standard normal numbers are drawn from it as one item has,
+            the same for the whole batch, so that no item depends on what it is batched with.
     """
     dimensions = tuple(range(1, E.ndim))
     spread = E.float().std(dim=dimensions, correction=0, keepdim=True)
-    return (E.float() + amount * spread * _normal(E, generator)).to(E.dtype)
+    return (E.float() + amount * spread * _normal(E[:1], generator)).to(E.dtype)
 
 
 def blur_prompt(E: Tensor, amount: float) -> Tensor:

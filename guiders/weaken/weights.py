@@ -70,7 +70,8 @@ def against_base(
 ) -> ModelPatcher:
     """Move every weight towards another model of the same architecture: ``W + amount · (B − W)``.
 
-    Both ``W`` and ``B`` have the LoRAs and merges of their own model. What is stored beside the
+    Both ``W`` and ``B`` have the LoRAs and merges of their own model; the strength of LoRAs that
+    ComfyUI injects beside the weights goes as far. What is stored beside the
     weights (tables of positions, the scales of quantised layers) stays that of ``model``.
 
     Args:
@@ -83,8 +84,8 @@ def against_base(
         A clone of ``model``. It reads a weight of ``base`` whenever it makes the weaker one.
 
     Raises:
-        GuidanceError: for another architecture, for a base that is the model itself, and for an
-            amount that changes nothing.
+        GuidanceError: for another architecture, for a base that is the model itself, for one that
+            has injected LoRAs in a model of its own, and for an amount that changes nothing.
     """
     _check_number(node, "amount", amount, neutral=0.0)
     weights, base_weights = _weights(model), _weights(base)
@@ -92,7 +93,18 @@ def against_base(
     keys = list(weights)
     if base.is_clone(model):
         keys = [key for key in differing_keys(model, base) if key in weights]
-    if not keys:
+    loras, base_loras = comfy.injected_loras(model), comfy.injected_loras(base)
+    if base_loras and not base.is_clone(model):
+        raise bad_input(
+            node,
+            "base_model",
+            f"{name_of(base)} with a LoRA that its loader puts beside the weights (bypass), where "
+            "another model cannot have it",
+            "a base with LoRAs from an ordinary LoRA loader, or without LoRAs",
+        )
+    towards = [(*lora, 1.0 - amount) for lora in loras if lora not in base_loras]
+    towards += [(*lora, amount) for lora in base_loras if lora not in loras]
+    if not keys and not towards:
         raise bad_input(
             node,
             "base_model",
@@ -112,14 +124,17 @@ def against_base(
             )
         return torch.lerp(W.float(), B, amount).to(W.dtype)
 
-    return _degraded(model, keys, towards_base)
+    weak = _degraded(model, keys, towards_base)
+    for key, lora, factor in towards:
+        comfy.scale_injected_lora(weak, key, lora, factor)
+    return weak
 
 
 def without_loras(node: str, model: ModelPatcher, *, keep: float) -> ModelPatcher:
     """Multiply the strength of every LoRA on a model.
 
-    LoRAs and all that ComfyUI handles like them (LoHa, LoKr, plain differences, …); merged models
-    and degradations stay as they are.
+    LoRAs and all that ComfyUI handles like them (LoHa, LoKr, plain differences, …), in the weights
+    or injected beside them; merged models and degradations stay as they are.
 
     Args:
         node: display name of the artist's node, with the inputs 'model' and 'keep'.
@@ -130,8 +145,10 @@ def without_loras(node: str, model: ModelPatcher, *, keep: float) -> ModelPatche
         GuidanceError: for a model without LoRAs, and for a ``keep`` that changes nothing.
     """
     _check_number(node, "keep", keep, neutral=1.0)
-    patches = comfy.patches_of(model)
-    if not any(_is_lora(patch) for of_weight in patches.values() for patch in of_weight):
+    patches, injected = comfy.patches_of(model), comfy.injected_loras(model)
+    if not injected and not any(
+        _is_lora(patch) for of_weight in patches.values() for patch in of_weight
+    ):
         raise bad_input(
             node,
             "model",
@@ -148,6 +165,8 @@ def without_loras(node: str, model: ModelPatcher, *, keep: float) -> ModelPatche
     }
     weak = model.clone()
     comfy.set_patches(weak, {key: of_weight for key, of_weight in kept.items() if of_weight})
+    for key, lora in injected:
+        comfy.scale_injected_lora(weak, key, lora, keep)
     return weak
 
 

@@ -87,8 +87,8 @@ def test_thumbnails_are_the_predictions_of_the_first_sample(
     expected = {"C": C, "weak": W, "negative": N, "guided": recording.denoised}
     assert list(thumbnails.latents) == list(expected)
     for name, predictions in expected.items():
-        for shown, prediction in zip(thumbnails.latents[name].float(), predictions, strict=True):
-            torch.testing.assert_close(shown, prediction[0], rtol=1e-2, atol=1e-2)
+        for shown, prediction in zip(thumbnails.latents[name], predictions, strict=True):
+            torch.testing.assert_close(shown.float(), prediction[0], rtol=1e-2, atol=1e-2)
 
 
 def test_thumbnails_of_large_latents_and_long_runs_stay_small(pack, probe):

@@ -17,6 +17,7 @@ OTHER_SIGMAS = {
 SAMPLERS = [name for name in comfy.samplers.SAMPLER_NAMES if name not in OTHER_SIGMAS]
 
 CLOSE = 5e-5
+LATENT = torch.zeros(1, 4, 2, 2)
 
 
 def model_sampling(kind):
@@ -77,7 +78,7 @@ def followed(trajectory, calls):
     """For each call, the number and the sigma of the call at which its step starts."""
     starts = []
     for i, sigma in enumerate(calls):
-        starts.append(trajectory.before(sigma))
+        starts.append(trajectory.before(sigma, LATENT))
         trajectory.visit(sigma, (i, sigma))
     return starts
 

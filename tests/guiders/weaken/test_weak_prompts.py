@@ -124,6 +124,19 @@ def test_seeds(weaken, mode):
     assert not torch.equal(one, other)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_each_image_of_a_batch_has_the_prompt_that_it_has_alone(weaken, mode):
+    generator = torch.Generator().manual_seed(1)
+    embedding = torch.randn(3, 12, 6, generator=generator)
+    pooled = torch.randn(3, 4, generator=generator)
+    [[together, extras]] = weaken([[embedding, {"pooled_output": pooled}]], mode)
+    for i in range(3):
+        rows = slice(i, i + 1)
+        [[alone, its]] = weaken([[embedding[rows], {"pooled_output": pooled[rows]}]], mode)
+        torch.testing.assert_close(together[rows], alone)
+        torch.testing.assert_close(extras["pooled_output"][rows], its["pooled_output"])
+
+
 @pytest.mark.parametrize("seed", [0, 2**63, 2**64 - 1])
 def test_every_seed_of_the_widget(weaken, seed):
     weaken([entry()], "noise", seed=seed)
