@@ -1,7 +1,9 @@
 """The tensors in which a weak model differs from a main model of the same base.
 
-They are made once, by ComfyUI's own patching, and kept for as long as the weak model lives. To
-ComfyUI they are one more model: it counts them, loads them and moves them out as it does with any.
+They are made once, by ComfyUI's own patching, and kept for as long as the weak model lives, unless
+their base changes. To ComfyUI they are one more model: it counts them, loads them and moves them
+out as it does with any. A weight that applies patches itself, at use, needs no tensor: of it only
+the patches are kept.
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ from weakref import WeakKeyDictionary
 import torch
 
 from .. import comfy
-from ..comfy import ModelPatcher, OffloadableLayer
-from ..models import differing_keys, same_numbers, same_objects
+from ..comfy import Carried, ModelPatcher, OffloadableLayer
+from ..models import differing_keys, fingerprints, same_numbers, same_objects
 
 Patches = tuple[Any, ...]
 
@@ -25,10 +27,12 @@ class PreparedWeights:
 
     Attributes:
         patcher: what ComfyUI loads and moves out.
+        carried: what weights are to carry that apply their patches themselves, by key.
     """
 
     def __init__(self, main: ModelPatcher) -> None:
         self.patcher = ModelPatcher(WeakWeights(), main.load_device, main.offload_device)
+        self.carried: dict[str, Carried] = {}
         self._layers: dict[str, OffloadableLayer] = {}
         self._sources: dict[str, _Source] = {}
 
@@ -40,42 +44,63 @@ class PreparedWeights:
     def update(self, main: ModelPatcher, weak: ModelPatcher) -> None:
         """Make what is missing and drop what is no longer needed.
 
-        A tensor is kept while the weak model's patches of the key and the layer in the model stay
+        A tensor is kept while the weak model's patches of the key and the weight in the model stay
         the same, and while it is not, bit for bit, what ``main`` has in place.
 
         Args:
             main: patcher of the main model, loaded and without injections.
             weak: patcher of the weak model, of the same base.
         """
-        patching: comfy.Patching | None = None
+        sources = _sources(main, weak)
+        missing = [key for key in sources if not self._has(key, sources[key])]
+        made = self._made(missing, main, weak)
         layers: dict[str, OffloadableLayer] = {}
-        sources: dict[str, _Source] = {}
-        for key in differing_keys(main, weak):
-            in_place = comfy.value_of(main.model, key)
-            if not isinstance(in_place, torch.nn.Parameter):
-                continue  # A buffer, which ComfyUI never patches.
-            source = _Source.of(main, weak, key)
-            known = self._sources.get(key)
-            again = known is not None and known.makes_the_same_as(source)
-            if again and known.compared_like(source):
-                sources[key] = known
+        carried: dict[str, Carried] = {}
+        for key, source in sources.items():
+            new = made.get(key)
+            if isinstance(new, Carried) or (new is None and key in self.carried):
+                carried[key] = new or self.carried[key]
+                continue
+            if new is None and self._sources[key].compared_like(source):
                 if key in self._layers:
                     layers[key] = self._layers[key]
                 continue
-            if again and key in self._layers:
-                layer = self._layers[key]
-            else:
-                comfy.stop_if_cancelled()
-                patching = patching or comfy.Patching(main, weak)
-                layer = OffloadableLayer(patching.make(key))
-            sources[key] = source
+            layer = self._layers[key] if new is None else OffloadableLayer(new)
+            in_place = comfy.value_of(main.model, key)
             if source.main_patches is None or not same_numbers(in_place, layer.weight):
                 layers[key] = layer
-        self._keep(layers, sources)
+        self._keep(layers, carried, sources)
 
-    def _keep(self, layers: dict[str, OffloadableLayer], sources: dict[str, _Source]) -> None:
+    def _has(self, key: str, source: _Source) -> bool:
+        """Whether what is known of a key still holds, be it that nothing is needed."""
+        known = self._sources.get(key)
+        if known is None or not known.makes_the_same_as(source):
+            return False
+        if key in self._layers:
+            # What is the main model's now was its base's when it was kept.
+            return source.main_patches is None or not source.is_in_place(self._layers[key].weight)
+        return key in self.carried or known.compared_like(source)
+
+    def _made(
+        self, keys: list[str], main: ModelPatcher, weak: ModelPatcher
+    ) -> dict[str, torch.nn.Parameter | Carried]:
+        made = {}
+        if keys:
+            comfy.stop_if_cancelled()
+            with comfy.Patching(main, weak) as patching:
+                for key in keys:
+                    comfy.stop_if_cancelled()
+                    made[key] = patching.make(key)
+        return made
+
+    def _keep(
+        self,
+        layers: dict[str, OffloadableLayer],
+        carried: dict[str, Carried],
+        sources: dict[str, _Source],
+    ) -> None:
         changed = layers != self._layers
-        self._layers, self._sources = layers, sources
+        self._layers, self.carried, self._sources = layers, carried, sources
         if changed:
             # ComfyUI loads the others anew, with the new ones.
             comfy.unload(self.patcher)
@@ -101,6 +126,9 @@ class _Source:
         layer: the module that has the weight.
         dtype: of the weight.
         shape: of the weight.
+        base: fingerprint of the weight before ComfyUI's patches, which others may change in place.
+        in_place: fingerprint of the weight as it is in place.
+        address: of the weight in place.
         main_patches: those of the main model; None while they are applied on the fly, so that
             there is nothing in place to compare with.
     """
@@ -109,29 +137,16 @@ class _Source:
     layer: weakref.ref[torch.nn.Module]
     dtype: torch.dtype
     shape: torch.Size
+    base: int
+    in_place: int
+    address: tuple[torch.device, int]
     main_patches: Patches | None
-
-    @classmethod
-    def of(cls, main: ModelPatcher, weak: ModelPatcher, key: str) -> _Source:
-        layer, name = comfy.layer_of(main.model, key)
-        weight = getattr(layer, name)
-        return cls(
-            patches=tuple(comfy.patches_of(weak).get(key, ())),
-            layer=weakref.ref(layer),
-            dtype=weight.dtype,
-            shape=weight.shape,
-            main_patches=(
-                None
-                if comfy.patched_on_the_fly(layer, name)
-                else tuple(comfy.patches_of(main).get(key, ()))
-            ),
-        )
 
     def makes_the_same_as(self, other: _Source) -> bool:
         return (
             same_objects(self.patches, other.patches)
             and self.layer() is other.layer()
-            and (self.dtype, self.shape) == (other.dtype, other.shape)
+            and (self.dtype, self.shape, self.base) == (other.dtype, other.shape, other.base)
         )
 
     def compared_like(self, other: _Source) -> bool:
@@ -139,7 +154,39 @@ class _Source:
             self.main_patches is not None
             and other.main_patches is not None
             and same_objects(self.main_patches, other.main_patches)
+            and self.in_place == other.in_place
         )
+
+    def is_in_place(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor is one memory with the weight in place."""
+        return comfy.address(tensor) == self.address
+
+
+def _sources(main: ModelPatcher, weak: ModelPatcher) -> dict[str, _Source]:
+    """Where the weak model's tensors come from, for all that it patches otherwise."""
+    weights = {key: comfy.value_of(main.model, key) for key in differing_keys(main, weak)}
+    # A buffer is what ComfyUI never patches.
+    weights = {key: w for key, w in weights.items() if isinstance(w, torch.nn.Parameter)}
+    # A patcher that keeps no backup changes what is in place, so that nothing tells of the base.
+    knows_base = not comfy.patches_in_its_own_way(main)
+    bases = {key: comfy.base_of(main, key) for key in weights if knows_base or key in main.backup}
+    base, in_place = fingerprints(bases), fingerprints(weights)
+
+    def source(key: str, weight: torch.nn.Parameter) -> _Source:
+        layer, name = comfy.layer_of(main.model, key)
+        patches = tuple(comfy.patches_of(main).get(key, ()))
+        return _Source(
+            patches=tuple(comfy.patches_of(weak).get(key, ())),
+            layer=weakref.ref(layer),
+            dtype=weight.dtype,
+            shape=weight.shape,
+            base=base.get(key, 0),
+            in_place=in_place[key],
+            address=comfy.address(weight),
+            main_patches=None if comfy.patched_on_the_fly(layer, name) else patches,
+        )
+
+    return {key: source(key, weight) for key, weight in weights.items()}
 
 
 _prepared: WeakKeyDictionary[ModelPatcher, PreparedWeights] = WeakKeyDictionary()

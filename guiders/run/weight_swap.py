@@ -5,7 +5,8 @@ tensors that differ are exchanged, by pointer, around each weak pass. That is ho
 puts patched weights in place, so it holds for every weight that ComfyUI can patch, in 8 bits,
 quantised or offloaded. Where ComfyUI loads weights dynamically it computes with copies of its own,
 and the tensors come in by the layers' weight functions, as offloaded LoRAs do. Weight hooks could
-not stand in there: ComfyUI has none for dynamically loaded and for quantised weights.
+not stand in there: ComfyUI has none for dynamically loaded and for quantised weights. A weight that
+applies its patches itself, at use, gets those of the weak version for the pass.
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ class WeightSwap:
     @property
     def changes_nothing(self) -> bool:
         """Whether the weak version's weights and objects are, bit for bit, those in place."""
-        return not self._objects and not self._prepared.tensors
+        prepared = self._prepared
+        return not (self._objects or prepared.tensors or prepared.carried)
 
     @property
     def models_to_load(self) -> list[ModelPatcher]:
@@ -94,6 +96,8 @@ class WeightSwap:
                     # Whichever weight ComfyUI gets for the layer, it computes with the tensor.
                     stand_in = [_always(tensor), *functions]
                     undo.callback(comfy.use_functions(layer, name, stand_in))
+            for key, carried in self._prepared.carried.items():
+                undo.callback(carried.put_on(comfy.value_of(self._model, key)))
             undo.enter_context(comfy.running_as(self._runner))
             yield
 
