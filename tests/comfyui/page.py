@@ -51,12 +51,18 @@ WORDS = """node => {
         ));
 }"""
 
-# What is red: nodes that are not there, and inputs that the server refused.
-RED = """() => app.graph.nodes.flatMap(node => [
-    ...(node.type in LiteGraph.registered_node_types && !node.has_errors ? [] : [node.type]),
-    ...(node.inputs ?? []).filter(slot => slot.hasErrors)
-        .map(slot => `${node.type}: ${slot.name}`),
-])"""
+# What is red: nodes that are not there, and inputs that the server refused. Releases after 0.3.75
+# have a node red from the start whose model is not on the server, which is no fault of a workflow.
+RED = """() => {
+    const lacksModel = node => (node.widgets ?? []).some(({ type, value, options }) =>
+        type === 'combo' && Array.isArray(options.values) && !options.values.includes(value));
+    return app.graph.nodes.flatMap(node => [
+        ...(node.type in LiteGraph.registered_node_types
+            && (!node.has_errors || lacksModel(node)) ? [] : [node.type]),
+        ...(node.inputs ?? []).filter(slot => slot.hasErrors)
+            .map(slot => `${node.type}: ${slot.name}`),
+    ]);
+}"""
 
 # Everything that a node shows while it runs, as often as the page is drawn.
 WATCH = """() => {
@@ -156,7 +162,10 @@ class ComfyPage:
             "name => app.extensionManager.workflow.activeWorkflow.filename !== name", name
         )
         self._command("Workspace.ToggleSidebarTab.workflows")
-        self.page.locator(".workflows-sidebar-tab").get_by_text(f"{name}.json").click()
+        listed = self.page.locator(".workflows-sidebar-tab").get_by_text(f"{name}.json")
+        # In releases after 0.3.75.
+        leaf = self.page.get_by_test_id(f"tree-node-root/{name}.json")
+        listed.or_(leaf).first.click()
         self.wait_until(
             "name => app.extensionManager.workflow.activeWorkflow.filename === name", name
         )
@@ -257,7 +266,7 @@ class ComfyPage:
         """The nodes of the graph: labels, box [x, y, width, height], needed size, widgets."""
         return self.page.evaluate(
             f"""() => app.graph.nodes.map(node => ({{
-                id: node.id,
+                id: Number(node.id),
                 type: node.type,
                 title: node.getTitle(),
                 box: Array.from(node.getBounding()),
