@@ -77,9 +77,9 @@ ENGLISH = {
     "tokens": "no: not one sequence",
     "skip": "no: not whole blocks",
     "ways": {"attention": "weaker attention", "skip": "skipped blocks", "rank": "low rank"},
-    "before": "Which nodes can weaken which model in a recent ComfyUI, and what the guider does where "
-    "nothing to push away from is connected. The *Weaken* nodes that are not shown work on every "
-    "model. Where it says no, the node reports an error before anything is sampled.",
+    "before": "Which nodes can weaken which model in a recent ComfyUI, and what the guider does "
+    "where nothing to push away from is connected. The *Weaken* nodes that are not shown work on "
+    "every model. Where it says no, the node reports an error before anything is sampled.",
 }
 CHINESE = {
     "heading": "## 适用于哪些模型",
