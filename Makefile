@@ -10,7 +10,7 @@ in_lab := cd lab && PYTHONPATH=../tests ../$(python)
 newest := 0.3.75
 oldest := 0.3.52
 
-.PHONY: help demo test test-push lint cards texts models card playground font \
+.PHONY: help demo test test-push lint cards texts networks models card playground font \
 	bench bench-speed bench-negative bench-quality lab clean
 
 help:
@@ -21,6 +21,8 @@ help:
 	@echo
 	@echo "make cards           draw the images of the README and of the workflows again"
 	@echo "make texts           write the help pages and the README's tables from the nodes and docs/help"
+	@echo "make networks        write what the Weaken nodes can do to which model, then make texts; needs"
+	@echo "                     the COMFYUI_PATH of a release that loads all of them"
 	@echo "make models          train the tiny models again, then make card (hours)"
 	@echo "make card            measure the tiny models; writes README.md and EMOJI.md in lab/assets"
 	@echo "make playground      train the models of the playground again (minutes)"
@@ -66,6 +68,11 @@ playground:
 texts:
 	@$(set_up)
 	@$(in_lab) -m texts
+
+networks:
+	@$(set_up)
+	cd tests && ../$(python) -m support.network_table
+	@$(MAKE) texts
 
 font:
 	@$(set_up)

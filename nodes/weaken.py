@@ -345,7 +345,7 @@ class BadVersionWeakenAttention(io.ComfyNode):
             blocks,
             auto=auto.attention_blocks(network),
             fits=lambda block: attention.has_attention(network, block),
-            need="self-attention",
+            need="self-attention that can be replaced",
         )
         return io.NodeOutput(
             attention.perturb_attention(
@@ -433,7 +433,7 @@ class BadVersionWeakenTokens(io.ComfyNode):
             blocks,
             auto=auto.token_blocks(network),
             fits=lambda block: tokens.has_tokens(network, block),
-            need="tokens",
+            need="tokens in one sequence",
         )
         return io.NodeOutput(
             tokens.shuffle_tokens(cls.NAME, model, share=strength, seed=seed, blocks=chosen)

@@ -179,7 +179,8 @@ class _Override:
         """What is called in place of ComfyUI's attention ``function``."""
         unweakened = function if self.there is None else partial(self.there, function)
         by_head = kwargs.get("skip_reshape", False)
-        span = self.places.span(q.shape[2 if by_head else 1])
+        length, width = (q.shape[2], q.shape[1] * q.shape[3]) if by_head else q.shape[1:]
+        span = self.places.span(length, width)
         shared = by_head and kwargs.get("enable_gqa", False)
         same = k.shape == q.shape or (shared and k.shape[2:] == q.shape[2:])
         if not self.blocks or not same or span is None:

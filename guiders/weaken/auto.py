@@ -32,6 +32,16 @@ def skipped_blocks(network: Network) -> list[Block]:
     return network.pick(network.architecture.auto.skip)
 
 
+def way_of(network: Network) -> str:
+    """How a whole weak version of a network is made: ``attention``, ``skip`` or ``rank``."""
+    attended, skipped = attention_blocks(network), skipped_blocks(network)
+    can = {
+        "attention": bool(attended),
+        "skip": bool(skipped) and all(skipping.can_be_skipped(network, b) for b in skipped),
+    }
+    return next(way for way in network.architecture.auto.weak if can.get(way, True))
+
+
 def weak_version(node: str, model: ModelPatcher) -> ModelPatcher:
     """Make a bad version of a model without being told how, and say so in the log.
 
@@ -43,10 +53,8 @@ def weak_version(node: str, model: ModelPatcher) -> ModelPatcher:
         model: untouched.
     """
     network = Network.of(model)
-    ways = network.architecture.auto.weak
+    way = way_of(network)
     attended, skipped = attention_blocks(network), skipped_blocks(network)
-    can_skip = skipped and all(skipping.can_be_skipped(network, block) for block in skipped)
-    way = next(w for w in ways if {"attention": attended, "skip": can_skip}.get(w, True))
     if way == "attention":
         how = f"weakened self-attention in {summary(attended)}"
         weak = attention.perturb_attention(node, model, mode="blur", strength=1.0, blocks=attended)

@@ -330,6 +330,7 @@ class Places:
         self._main = network.groups.get(network.main, [])
         # Length of the image's stream: padded in some networks, longer with reference images.
         self._stream = math.ceil(self._count / network.padding) * network.padding
+        self._width: int | None = None
         self._before = sum(
             math.prod(network.grid(each.shape))
             for name in row.before
@@ -346,10 +347,11 @@ class Places:
             if block.point is not None:
                 run.stand_in(block.point, partial(self._note, block))
 
-    def span(self, length: int) -> slice | None:
-        """The image's tokens in a sequence of ``length``; None where they cannot be in it."""
+    def span(self, length: int, width: int) -> slice | None:
+        """The image's tokens in a sequence of ``length`` of such a width; None if not in it."""
         row = self._row
-        if not self._can_be_told or (row.alone and length != self._stream):
+        alone = self._stream, self._width or width
+        if not self._can_be_told or (row.alone and (length, width) != alone):
             return None
         if row.text:
             start = sum(text.shape[1] for text in _all(self._run.inputs.get(row.text)))
@@ -362,7 +364,7 @@ class Places:
 
     def _note(self, block: Block, streams: Streams, go_on: GoOn) -> Streams:
         image = self._run.image_of(streams[self._run.network.stream_of(block)])
-        self._stream = image.shape[0 if self._row.flat else 1]
+        self._stream, self._width = image.shape[-2:]
         return go_on(streams)
 
 

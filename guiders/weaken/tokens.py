@@ -70,7 +70,7 @@ def _shuffle_streams(
     stream = run.network.stream_of(block)
     x = run.image_of(streams[stream])
     batched = x[None] if run.network.architecture.flat else x
-    span = places.span(batched.shape[1]) if batched.ndim == 3 else None
+    span = places.span(*batched.shape[1:]) if batched.ndim == 3 else None
     if span is None:
         return go_on(streams)
     run.reached.add(block)

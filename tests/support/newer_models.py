@@ -512,7 +512,7 @@ NEWER = [
         ("transformer_blocks",),
         _text_for_both,
         _ONE,
-        beside=((2, 8, 60, 16),),
+        beside=((2, 8, 48, 16),),  # of as many tokens as the video
     ),
     Architecture("minimax_h3", minimax_h3, (1, 24, 2, 8, 12), ("blocks",), beside=((1, 32, 2, 9),)),
     Architecture("seed_vr2", seed_vr2, _VIDEO, ("blocks",), _condition),

@@ -11,8 +11,10 @@ from comfy.patcher_extension import WrappersMP
 from support.rare_models import EVERY, EVERY_BY_NAME, RARE
 from support.small_models import sdxl, unet
 from support.weakening import (
+    CAN_REPLACE,
     NODES,
     OPAQUE,
+    SOUND_IS_ASKED,
     UNETS,
     can_weaken,
     distance,
@@ -161,6 +163,8 @@ def references(name):
         "wan_reference": ((1, 16, 1, 8, 12), "reference_latents"),
         "wan_sound": ((1, 16, 1, 8, 12), "reference_latents"),
         "wan_humo": ((1, 16, 1, 8, 12), "reference_latents"),
+        # Not yet in ComfyUI 0.3.75, where it changes nothing.
+        **({"wan": ((1, 16, 1, 8, 12), "context_latents")} if SOUND_IS_ASKED else {}),
         "wan_scail": ((1, 16, 1, 8, 12), "reference_latents"),
         "wan_scail2": ((1, 16, 1, 8, 12), "reference_latents"),
         "joy_image": ((1, 16, 1, 6, 4), "reference_latents"),
@@ -172,7 +176,7 @@ def references(name):
     if key is None:
         return None
     latent = torch.randn(shape, generator=generator)
-    given = {key: [latent] if key == "reference_latents" else latent}
+    given = {key: latent if key == "ref_latent" else [latent]}
     return given | ({"reference_latents_method": "index"} if name == "krea2" else {})
 
 
@@ -266,6 +270,17 @@ def test_span_is_the_picture(kind, name, with_reference, weaken, seen, request):
         for moved, span, _ in changed(image(at_one_place, run.latent)):
             place = span.start + (frame * rows + row) * columns + column
             assert moved.nonzero().flatten().tolist() == [place]
+
+
+@pytest.mark.parametrize("kind", ["tokens", *(["blur"] if CAN_REPLACE else [])])
+def test_image_with_another_one_between_its_tokens(kind, weaken, models, error):
+    """As HiDream edits images: what cannot be told apart is left alone, and this is said."""
+    architecture = EVERY_BY_NAME["hidream"]
+    ((context, extras),) = architecture.conditioning(1)
+    extras = extras | {"concat_latent_image": torch.ones(1, *architecture.latent[1:])}
+    weak = weaken(kind, models(architecture))
+    with pytest.raises(error, match="no effect"):
+        predict(architecture, weak, positive=[[context, extras]])
 
 
 @each([(a, "tokens") for a in TRANSFORMERS if can_weaken("tokens", a)])
