@@ -74,8 +74,10 @@ class SideRun(CFGGuider):
         self._model = model
         self._has_own_prompt = prompt is not None
         self._prompt = comfy.convert_cond(prompt) if prompt is not None else otherwise or []
-        self._shares_base = model.is_clone(main)
-        super().__init__(run_patcher(main, model) if self._shares_base else model)
+        predicts = comfy.able_to_hook(model, self._prompt)
+        self._shares_base = predicts.is_clone(main)
+        self._is_delegate = predicts is not model
+        super().__init__(run_patcher(main, predicts) if self._shares_base else predicts)
         self.original_conds = {"positive": comfy.with_own_hooks(self._prompt)}
         self._swap: WeightSwap | None = None
         self._arguments: tuple[tuple[Any, ...], dict[str, Any]] = (), {}
@@ -148,6 +150,8 @@ class SideRun(CFGGuider):
     @property
     def models_to_load(self) -> list[ModelPatcher]:
         """What ComfyUI must load along with the main model, beside its additional models."""
+        if self._is_delegate:
+            return [self.model_patcher]
         return [] if self._swap is None else self._swap.models_to_load
 
     def conditioning_for_main(self) -> InnerConditioning | None:
