@@ -358,12 +358,28 @@ def runner(main: ModelPatcher, weak: ModelPatcher) -> ModelPatcher:
     patcher.callbacks = weak.callbacks
     patcher.injections = weak.injections
     patcher.attachments = weak.attachments
-    patcher.additional_models = dict(weak.additional_models)
+    # ComfyUI's copies on other devices have the main model's weights, and keep them.
+    patcher.additional_models = on_one_device(weak).additional_models.copy()
     patcher.hook_patches = comfy.model_patcher.create_hook_patches_clone(weak.hook_patches)
     # What hooks have cached was made on top of the main model's weights.
     patcher.cached_hook_patches = {}
     _disown_pinned_weights(patcher)
     return patcher
+
+
+def on_one_device(patcher: ModelPatcher) -> ModelPatcher:
+    """A model without the copies of it that ComfyUI runs on other devices; none before 2026.
+
+    ComfyUI takes every such copy that is loaded with a model for one of that model.
+    """
+    if not patcher.get_additional_models_with_key(_OTHER_DEVICES):
+        return patcher
+    alone = patcher.clone()
+    alone.remove_additional_models(_OTHER_DEVICES)
+    return alone
+
+
+_OTHER_DEVICES = "multigpu"
 
 
 def _disown_pinned_weights(patcher: ModelPatcher) -> None:
