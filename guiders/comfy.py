@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -462,12 +463,28 @@ def runner(main: ModelPatcher, weak: ModelPatcher) -> ModelPatcher:
     patcher.callbacks = weak.callbacks
     patcher.injections = weak.injections
     patcher.attachments = weak.attachments
-    patcher.additional_models = dict(weak.additional_models)
+    # ComfyUI's copies on other devices have the main model's weights, and keep them.
+    patcher.additional_models = on_one_device(weak).additional_models.copy()
     patcher.hook_patches = comfy.model_patcher.create_hook_patches_clone(weak.hook_patches)
     # What hooks have cached was made on top of the main model's weights.
     patcher.cached_hook_patches = {}
     _disown_pinned_weights(patcher)
     return patcher
+
+
+def on_one_device(patcher: ModelPatcher) -> ModelPatcher:
+    """A model without the copies of it that ComfyUI runs on other devices; none before 2026.
+
+    ComfyUI takes every such copy that is loaded with a model for one of that model.
+    """
+    if not patcher.get_additional_models_with_key(_OTHER_DEVICES):
+        return patcher
+    alone = patcher.clone()
+    alone.remove_additional_models(_OTHER_DEVICES)
+    return alone
+
+
+_OTHER_DEVICES = "multigpu"
 
 
 def _disown_pinned_weights(patcher: ModelPatcher) -> None:
@@ -512,10 +529,71 @@ def stop_if_cancelled() -> None:
     comfy.model_management.throw_exception_if_processing_interrupted()
 
 
+def patcher_beside(main: ModelPatcher, model: torch.nn.Module) -> ModelPatcher:
+    """A patcher of a model that is always loaded along with ``main``, and in the same way.
+
+    For the sake of a single model that is not loaded dynamically, ComfyUI unloads all others.
+    """
+    kind = _DYNAMIC if is_dynamic_patcher(main) else ModelPatcher
+    return kind(model, main.load_device, main.offload_device)
+
+
+def is_dynamic_patcher(patcher: ModelPatcher) -> bool:
+    """Whether a patcher is of ComfyUI's class for models that are loaded dynamically."""
+    return _DYNAMIC is not None and isinstance(patcher, _DYNAMIC)
+
+
+# In releases of 2026.
+_DYNAMIC = getattr(comfy.model_patcher, "ModelPatcherDynamic", None)
+
+
 def unload(patcher: ModelPatcher) -> None:
     """Take a model off its device, and let ComfyUI measure it again before it is loaded."""
     patcher.detach()
     patcher.size = 0
+    if is_dynamic_patcher(patcher):
+        # The room that it has on the card is measured once, too.
+        patcher.model.dynamic_vbars.clear()
+        for module in patcher.model.modules():
+            for name in ("_v", "_v_signature"):
+                vars(module).pop(name, None)
+
+
+def delegate_beside(main: ModelPatcher, model: ModelPatcher) -> ModelPatcher:
+    """What stands for ``model`` in a run of ``main``: the same base stays the same base.
+
+    Where conditionings have hooks, ComfyUI lets a delegate that is not loaded dynamically run in a
+    main model's place; its weights are others.
+    """
+    if loads_dynamically(main) or not loads_dynamically(model) or model.is_clone(main):
+        return model
+    ancestor = main.parent
+    while ancestor is not None and not model.is_clone(ancestor):
+        ancestor = ancestor.parent
+    if ancestor is None:
+        return model
+    known = _delegates.get(model)
+    if known is None or not known.is_clone(main):
+        known = model.clone(disable_dynamic=True, model_override=main.get_clone_model_override())
+        # It would keep the model for as long as it is itself kept for the model.
+        known.parent = None
+        _delegates[model] = known
+    return known
+
+
+_delegates: WeakKeyDictionary[ModelPatcher, ModelPatcher] = WeakKeyDictionary()
+
+
+def able_to_hook(model: ModelPatcher, conds: InnerConditioning) -> ModelPatcher:
+    """What can predict from conditionings with hooks: a delegate where ``model`` cannot."""
+    if loads_dynamically(model) and any(_has_hooks(cond) for cond in conds):
+        return model.get_non_dynamic_delegate()
+    return model
+
+
+def _has_hooks(cond: Mapping[str, Any]) -> bool:
+    control = cond.get("control")
+    return "hooks" in cond or (control is not None and bool(control.get_extra_hooks()))
 
 
 # ------------------------------------------------------------------------------- layers and weights
@@ -532,6 +610,32 @@ class OffloadableLayer(torch.nn.Module):
         self.weight = weight
         self.weight_function: list[Any] = []
         self.bias_function: list[Any] = []
+
+    def values(self, device: torch.device) -> Tensor:
+        """The tensor's numbers on a device.
+
+        Where ComfyUI loads dynamically, the layer may have room on the card, in which the tensor
+        stays from one use to the next as long as nothing else needs it. ComfyUI's own way of
+        fetching is for one layer at a time, and this is wanted while another fetches.
+        """
+        if not hasattr(self, "_v") or type(self.weight) not in _PLAIN:
+            there = self.weight.to(device)
+            return there if type(there) in _PLAIN else there.dequantize()
+        from comfy_aimdo import model_vbar
+        from comfy_aimdo.torch import aimdo_to_tensor
+
+        signature = model_vbar.vbar_fault(self._v)
+        if signature is None:  # There is no room now.
+            return self.weight.to(device)
+        try:
+            room = aimdo_to_tensor(self._v, device)[: self.weight.nbytes]
+            there = room.view(self.weight.dtype).view(self.weight.shape)
+            if not model_vbar.vbar_signature_compare(signature, self._v_signature):
+                there.copy_(self.weight)
+                self._v_signature = signature
+            return there.clone()
+        finally:
+            model_vbar.vbar_unpin(self._v)
 
 
 def layer_of(model: torch.nn.Module, key: str) -> tuple[torch.nn.Module, str]:
@@ -629,7 +733,13 @@ class Patching:
         main = self._main
         in_place = comfy.utils.get_attr(main.model, key)
         # A parameter of its own, for ComfyUI moves parameters by changing what they hold.
-        made = self._patch(key, base_of(main, key), main.load_device)
+        base = base_of(main, key)
+        layer, name = layer_of(main.model, key)
+        # Dynamic loading keeps weights as the file has them.
+        dtype = getattr(layer, f"{name}_comfy_model_dtype", None)
+        if is_dynamic_patcher(main) and dtype is not None and type(base) in _PLAIN:
+            base = base.to(dtype)
+        made = self._patch(key, base, main.load_device)
         return _as_parameter(made.to(main.offload_device), in_place)
 
     def _make_in_its_own_way(self, key: str) -> torch.nn.Parameter | Carried:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .. import comfy
 from ..comfy import CFGGuider, WrappersMP
 from ..push.call import Conditioning
 from .guided_run import GuidedRun
@@ -30,7 +31,7 @@ def with_guidance(model: ModelPatcher, guidance: Guidance) -> ModelPatcher:
         return patched
     weak = guidance.weak
     if weak is not None and not weak.model.is_clone(model):
-        patched.set_additional_models(weak.key, [weak.model])
+        patched.set_additional_models(weak.key, [comfy.on_one_device(weak.model)])
 
     # A closure, not an object: ComfyUI clones models by deep copy, and passes functions unharmed.
     def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Tensor:

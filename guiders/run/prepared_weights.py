@@ -31,15 +31,25 @@ class PreparedWeights:
     """
 
     def __init__(self, main: ModelPatcher) -> None:
-        self.patcher = ModelPatcher(WeakWeights(), main.load_device, main.offload_device)
+        self.patcher = comfy.patcher_beside(main, WeakWeights())
         self.carried: dict[str, Carried] = {}
         self._layers: dict[str, OffloadableLayer] = {}
         self._sources: dict[str, _Source] = {}
+
+    def can_be_loaded_with(self, main: ModelPatcher) -> bool:
+        """Whether ComfyUI can have them where, and load them as, it does a main model."""
+        same_way = comfy.is_dynamic_patcher(self.patcher) == comfy.is_dynamic_patcher(main)
+        return same_way and self.patcher.load_device == main.load_device
 
     @property
     def tensors(self) -> dict[str, torch.nn.Parameter]:
         """The tensors by key, each wherever ComfyUI holds it at the moment."""
         return {key: layer.weight for key, layer in self._layers.items()}
+
+    @property
+    def layers(self) -> dict[str, OffloadableLayer]:
+        """What has the tensors, by key."""
+        return self._layers
 
     def update(self, main: ModelPatcher, weak: ModelPatcher) -> None:
         """Make what is missing and drop what is no longer needed.
@@ -199,6 +209,6 @@ def prepared_weights(main: ModelPatcher, weak: ModelPatcher) -> PreparedWeights:
     artist edits the prompt.
     """
     known = _prepared.get(weak)
-    if known is None or known.patcher.load_device != main.load_device:
+    if known is None or not known.can_be_loaded_with(main):
         known = _prepared[weak] = PreparedWeights(main)
     return known

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from .. import comfy
 from ..comfy import WrappersMP
 from ..errors import bad_input
 from ..models import check_pair, require_difference
@@ -46,7 +47,8 @@ class WeakPush:
         ComfyUI clones a model's additional models with it, so another checkpoint must be asked for;
         the same base is never loaded apart.
         """
-        return next(iter(main.get_additional_models_with_key(self.key)), self.model)
+        found = next(iter(main.get_additional_models_with_key(self.key)), self.model)
+        return comfy.delegate_beside(main, found)
 
 
 @dataclass(frozen=True)

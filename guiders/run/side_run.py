@@ -80,8 +80,10 @@ class SideRun(CFGGuider):
         self._guider = guider
         own = None if prompt is None else comfy.convert_cond(prompt)
         self._prompt = guider.original_conds["positive"] if own is None else own
-        self._shares_base = model.is_clone(main)
-        super().__init__(run_patcher(main, model) if self._shares_base else model)
+        predicts = comfy.able_to_hook(model, self._prompt)
+        self._shares_base = predicts.is_clone(main)
+        self._is_delegate = predicts is not model
+        super().__init__(run_patcher(main, predicts) if self._shares_base else predicts)
         self.original_conds = {"positive": comfy.with_own_hooks(self._prompt)}
         # Where patches mix the two prompts, they are to do so on this side too.
         negative = guider.original_conds.get("negative")
@@ -161,6 +163,8 @@ class SideRun(CFGGuider):
     @property
     def models_to_load(self) -> list[ModelPatcher]:
         """What ComfyUI must load along with the main model, beside its additional models."""
+        if self._is_delegate:
+            return [self.model_patcher]
         return [] if self._swap is None else self._swap.models_to_load
 
     def conditioning_for_main(self) -> InnerConditioning | None:

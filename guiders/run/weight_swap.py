@@ -87,14 +87,14 @@ class WeightSwap:
             for name, value in self._objects.items():
                 _exchange(undo, self._model, name, value)
             by_pointer = can_swap(self._main)
-            for key, tensor in self._prepared.tensors.items():
+            for key, own in self._prepared.layers.items():
                 layer, name = comfy.layer_of(self._model, key)
                 functions = comfy.weight_functions(layer, name)
                 if by_pointer or functions is None:
-                    self._swap(undo, layer, name, tensor, functions)
+                    self._swap(undo, layer, name, own.weight, functions)
                 else:
                     # Whichever weight ComfyUI gets for the layer, it computes with the tensor.
-                    stand_in = [_always(tensor), *functions]
+                    stand_in = [_always(own), *functions]
                     undo.callback(comfy.use_functions(layer, name, stand_in))
             for key, carried in self._prepared.carried.items():
                 undo.callback(carried.put_on(comfy.value_of(self._model, key)))
@@ -122,15 +122,9 @@ class WeightSwap:
         _exchange(undo, layer, name, tensor)
 
 
-def _always(tensor: Tensor) -> Callable[[Tensor], Tensor]:
-    """A weight function that returns ``tensor``, where and in the dtype in which it is wanted."""
-
-    def replaced(weight: Tensor) -> Tensor:
-        plain = type(tensor) in (torch.Tensor, torch.nn.Parameter)
-        values = tensor if plain else tensor.dequantize()
-        return values.to(device=weight.device, dtype=weight.dtype)
-
-    return replaced
+def _always(own: comfy.OffloadableLayer) -> Callable[[Tensor], Tensor]:
+    """A weight function that returns a tensor, where and in the dtype in which it is wanted."""
+    return lambda weight: own.values(weight.device).to(dtype=weight.dtype)
 
 
 def _exchange(undo: ExitStack, owner: torch.nn.Module, name: str, value: Any) -> None:

@@ -10,14 +10,16 @@ Here is the mechanism alone. What is changed while a pass lasts: :mod:`.skipping
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from inspect import signature
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Size, Tensor, nn
@@ -155,10 +157,12 @@ class _Passes:
     node: str
     blocks: Sequence[Block]
     change: Callable[[Pass], None]
-    network: Network | None = None
     reached: set[Block] = field(default_factory=set)
     one_stream: set[str] = field(default_factory=set)
-    count: int = 0
+    # Of each device by itself: several may make a pass at once, each in a thread with a copy of
+    # the network.
+    networks: WeakKeyDictionary[nn.Module, Network] = field(default_factory=WeakKeyDictionary)
+    count: Iterator[int] = field(default_factory=itertools.count)
 
     def run(
         self,
@@ -173,21 +177,22 @@ class _Passes:
     ) -> Tensor:
         """ComfyUI's wrapper around one pass."""
         module = executor.class_obj.diffusion_model
-        if self.network is None or self.network.module is not module:
-            self.network = Network(module, type(executor.class_obj.model_config).__name__)
+        network = self.networks.get(module)
+        if network is None:
+            network = Network(module, type(executor.class_obj.model_config).__name__)
+            self.networks[module] = network
         options = dict(transformer_options or {})
         with ExitStack() as undo:
             undo.enter_context(state_set_aside(module))
             shape = torch.Size((kwargs.get("latent_shapes") or [x.shape])[0])
             inputs = {"context": c_crossattn, **kwargs}
             self.change(
-                Pass(self.network, shape, t, inputs, options, undo, self.reached, self.one_stream)
+                Pass(network, shape, t, inputs, options, undo, self.reached, self.one_stream)
             )
             denoised = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
-        self.count += 1
         # Only the first pass tells: others may rightly be cut short, by a cache of blocks, say.
-        if self.count == 1:
-            self._report_missed(self.network)
+        if next(self.count) == 0:
+            self._report_missed(network)
         return denoised
 
     def _report_missed(self, network: Network) -> None:

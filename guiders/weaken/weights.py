@@ -36,16 +36,17 @@ class Degradation(WeightAdapterBase):
     """A weight patch that replaces the weight it is given, instead of adding to it.
 
     Args:
-        degrade: must give the same for the same weight and key, since ComfyUI calls it for an
-            offloaded weight at each use.
+        loaded_keys: of a file; there are none.
+        weights: in the place of weights, how to degrade one. It must give the same for the same
+            weight and key, since ComfyUI calls it for an offloaded weight at each use.
     """
 
     name = "bad version"
 
-    def __init__(self, degrade: Degrade) -> None:
-        self.loaded_keys: set[str] = set()
-        self.weights: list[Tensor] = []
-        self._degrade = degrade
+    # As every adapter is made, for ComfyUI makes copies where it loads weights dynamically.
+    def __init__(self, loaded_keys: set[str], weights: Degrade) -> None:
+        self.loaded_keys = loaded_keys
+        self.weights = weights
 
     def calculate_weight(
         self,
@@ -59,7 +60,7 @@ class Degradation(WeightAdapterBase):
         original_weight: Any = None,
     ) -> Tensor:
         """Return the degraded weight; hooks may ask for a part of the way by ``strength``."""
-        degraded = self._degrade(weight, key)
+        degraded = self.weights(weight, key)
         if strength == 1.0:
             return degraded
         return torch.lerp(weight.float(), degraded.float(), strength).to(weight.dtype)
@@ -243,7 +244,7 @@ def with_low_rank(
 
 def _degraded(model: ModelPatcher, keys: Collection[str], degrade: Degrade) -> ModelPatcher:
     weak = model.clone()
-    weak.add_patches(dict.fromkeys(keys, Degradation(degrade)), 1.0, 1.0)
+    weak.add_patches(dict.fromkeys(keys, Degradation(set(), degrade)), 1.0, 1.0)
     return weak
 
 
