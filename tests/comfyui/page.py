@@ -51,6 +51,9 @@ WORDS = """node => {
         ));
 }"""
 
+# The test id of the errors that are told in a corner of the page instead of in a dialog.
+CORNER = "error-overlay"
+
 # What is red: nodes that are not there, and inputs that the server refused. Releases after 0.3.75
 # have a node red from the start whose model is not on the server, which is no fault of a workflow.
 RED = """() => {
@@ -107,10 +110,18 @@ class ComfyPage:
     def problems(self) -> list[str]:
         """What an artist would notice as wrong: messages, dialogs, red nodes, code that broke."""
         shown = self.page.locator(".p-toast-message-error, .p-toast-message-warn, [role=dialog]")
-        return [*self._crashes, *shown.all_inner_texts(), *self.page.evaluate(RED)]
+        red = self.page.evaluate(RED)
+        # What releases after 0.3.75 say in the corner. Of models that are missing, too.
+        told = self.page.get_by_test_id(CORNER).all_inner_texts() if red else []
+        return [*self._crashes, *shown.all_inner_texts(), *told, *red]
 
     def close_dialog(self) -> None:
-        """Close the one dialog that is open, by a click beside it."""
+        """Close the one dialog that is open, by a click beside it, or what the corner says."""
+        corner = self.page.get_by_test_id(CORNER)
+        if not self.page.get_by_role("dialog").first.is_visible():
+            self.page.get_by_test_id(f"{CORNER}-dismiss").click()
+            corner.wait_for(state="hidden")
+            return
         self.page.mouse.click(5, 5)
         self.page.get_by_role("dialog").wait_for(state="hidden")
 
@@ -212,7 +223,14 @@ class ComfyPage:
     def run_in_vain(self) -> str:
         """Press Run, where the server refuses; returns what the page says, and closes that."""
         assert not self._press_run().ok
-        text = self.page.get_by_role("dialog").inner_text()
+        dialog, corner = self.page.get_by_role("dialog"), self.page.get_by_test_id(CORNER)
+        dialog.or_(corner).wait_for()
+        if corner.is_visible():  # Its details are beside the graph.
+            self.page.get_by_test_id(f"{CORNER}-see-errors").click()
+            details = self.page.locator("[data-testid^=error-group-]")
+            details.first.wait_for()
+            return "\n".join(details.all_inner_texts())
+        text = dialog.inner_text()
         self.close_dialog()
         return text
 
