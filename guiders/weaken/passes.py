@@ -13,11 +13,12 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from ..comfy import WrappersMP
@@ -86,6 +87,17 @@ class Pass:
             self.undo.callback(delattr, module, "forward")
         else:
             self.undo.callback(setattr, module, "forward", own)
+
+
+def _nothing_compiled() -> AbstractContextManager[None]:
+    """Run what is compiled (core's TorchCompileModel) as it was written, for a while.
+
+    What stands in for parts of the network is new at each pass, and so would be what is compiled:
+    the network again and again, which takes far longer than the pass.
+    """
+    # Came with PyTorch 2.6.
+    set_stance = getattr(torch.compiler, "set_stance", None)
+    return nullcontext() if set_stance is None else set_stance("force_eager")
 
 
 def as_function(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -162,6 +174,7 @@ class _Passes:
             self.network = Network(module, type(executor.class_obj.model_config).__name__)
         options = dict(transformer_options or {})
         with ExitStack() as undo:
+            undo.enter_context(_nothing_compiled())
             self.change(Pass(self.network, x, t, options, undo, self.reached, self.one_stream))
             denoised = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
         self.count += 1
