@@ -14,7 +14,7 @@ import itertools
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from inspect import signature
@@ -105,6 +105,17 @@ class Pass:
             self.undo.callback(setattr, module, "forward", own)
 
 
+def _nothing_compiled() -> AbstractContextManager[None]:
+    """Run what is compiled (core's TorchCompileModel) as it was written, for a while.
+
+    What stands in for parts of the network is new at each pass, and so would be what is compiled:
+    the network again and again, which takes far longer than the pass.
+    """
+    # Came with PyTorch 2.6.
+    set_stance = getattr(torch.compiler, "set_stance", None)
+    return nullcontext() if set_stance is None else set_stance("force_eager")
+
+
 def as_function(method: Callable[..., Any]) -> Callable[..., Any]:
     """A plain function that calls ``method``.
 
@@ -183,6 +194,7 @@ class _Passes:
             self.networks[module] = network
         options = dict(transformer_options or {})
         with ExitStack() as undo:
+            undo.enter_context(_nothing_compiled())
             undo.enter_context(state_set_aside(module))
             shape = torch.Size((kwargs.get("latent_shapes") or [x.shape])[0])
             inputs = {"context": c_crossattn, **kwargs}
