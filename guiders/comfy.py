@@ -866,10 +866,12 @@ def get_weight(model: torch.nn.Module, key: str) -> Tensor | None:
     return weight if isinstance(weight, torch.Tensor) else None
 
 
-def base_of(patcher: ModelPatcher, key: str) -> Tensor:
-    """A weight of a loaded model before ComfyUI's patches."""
+def base_of(patcher: ModelPatcher, key: str) -> Tensor | None:
+    """A weight of a loaded model before ComfyUI's patches; None where the patcher knows of none."""
     if key in patcher.backup:
         return patcher.backup[key].weight
+    if patches_in_its_own_way(patcher) and key in patcher.patches:
+        return None
     return comfy.utils.get_attr(patcher.model, key)
 
 

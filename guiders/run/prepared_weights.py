@@ -136,7 +136,8 @@ class _Source:
         layer: the module that has the weight.
         dtype: of the weight.
         shape: of the weight.
-        base: fingerprint of the weight before ComfyUI's patches, which others may change in place.
+        base: fingerprint of the weight before ComfyUI's patches, which others may change in place;
+            0 where there is none to be found.
         in_place: fingerprint of the weight as it is in place.
         address: of the weight in place.
         main_patches: those of the main model; None while they are applied on the fly, so that
@@ -177,10 +178,9 @@ def _sources(main: ModelPatcher, weak: ModelPatcher) -> dict[str, _Source]:
     weights = {key: comfy.value_of(main.model, key) for key in differing_keys(main, weak)}
     # A buffer is what ComfyUI never patches.
     weights = {key: w for key, w in weights.items() if isinstance(w, torch.nn.Parameter)}
-    # A patcher that keeps no backup changes what is in place, so that nothing tells of the base.
-    knows_base = not comfy.patches_in_its_own_way(main)
-    bases = {key: comfy.base_of(main, key) for key in weights if knows_base or key in main.backup}
-    base, in_place = fingerprints(bases), fingerprints(weights)
+    bases = {key: comfy.base_of(main, key) for key in weights}
+    base = fingerprints({key: b for key, b in bases.items() if b is not None})
+    in_place = fingerprints(weights)
 
     def source(key: str, weight: torch.nn.Parameter) -> _Source:
         layer, name = comfy.layer_of(main.model, key)

@@ -37,16 +37,27 @@ class Degradation(WeightAdapterBase):
 
     Args:
         loaded_keys: of a file; there are none.
-        weights: in the place of weights, how to degrade one. It must give the same for the same
-            weight and key, since ComfyUI calls it for an offloaded weight at each use.
+        weights: likewise.
     """
 
     name = "bad version"
+    degrade: Degrade
 
-    # As every adapter is made, for ComfyUI makes copies where it loads weights dynamically.
-    def __init__(self, loaded_keys: set[str], weights: Degrade) -> None:
+    def __init__(self, loaded_keys: set[str], weights: list[Tensor]) -> None:
         self.loaded_keys = loaded_keys
         self.weights = weights
+
+    @classmethod
+    def by(cls, degrade: Degrade) -> Degradation:
+        """Return the patch that degrades in one way, and so do copies that ComfyUI makes of it.
+
+        Where weights are loaded dynamically, ComfyUI calls the class of a patch anew.
+
+        Args:
+            degrade: must give the same for the same weight and key, since ComfyUI calls it for an
+                offloaded weight at each use.
+        """
+        return type(cls.__name__, (cls,), {"degrade": staticmethod(degrade)})(set(), [])
 
     def calculate_weight(
         self,
@@ -60,7 +71,7 @@ class Degradation(WeightAdapterBase):
         original_weight: Any = None,
     ) -> Tensor:
         """Return the degraded weight; hooks may ask for a part of the way by ``strength``."""
-        degraded = self.weights(weight, key)
+        degraded = self.degrade(weight, key)
         if strength == 1.0:
             return degraded
         return torch.lerp(weight.float(), degraded.float(), strength).to(weight.dtype)
@@ -244,7 +255,7 @@ def with_low_rank(
 
 def _degraded(model: ModelPatcher, keys: Collection[str], degrade: Degrade) -> ModelPatcher:
     weak = model.clone()
-    weak.add_patches(dict.fromkeys(keys, Degradation(set(), degrade)), 1.0, 1.0)
+    weak.add_patches(dict.fromkeys(keys, Degradation.by(degrade)), 1.0, 1.0)
     return weak
 
 
