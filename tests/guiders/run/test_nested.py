@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from support.rig import Run, alone, along, at_most, call, close, core_guider, each, in_graph, record
+from support.rig import Run, alone, along, at_most, call, close, core_guider, each, record
 from support.small_models import conditionings, unet
 
 nested = pytest.importorskip("comfy.nested_tensor", reason="this ComfyUI has no such latents")
@@ -123,8 +123,8 @@ def test_distance_is_that_of_each_part(sampled, node):
             assert close(guided, expected), f"part {number} of model call {i} is off"
 
 
-def test_weak_every_and_a_probe(sampled, node, dynamic, comfy_nodes):
-    (probe,) = call(in_graph(comfy_nodes["BadVersionGuidanceProbe"], uuid.uuid4().hex), name="both")
+def test_weak_every_and_a_probe(sampled, node, dynamic, comfy_nodes, pack):
+    probe = pack.guiders.record.probe.Probe(uuid.uuid4().hex, "both")
     latent, _, calls = sampled(
         weak_every=2,
         weak_schedule=node("BadVersionDistanceCalibrated", share=0.3, cap=50.0, deviation=0.0),

@@ -16,7 +16,6 @@ from support.rig import (
     core_guider,
     count_model_calls,
     each,
-    in_graph,
     record,
 )
 
@@ -128,10 +127,9 @@ def test_dynamic_negative_begins_anew_in_each_size(sampled, taken_apart, dynamic
 
 
 @pytest.fixture
-def watched(sampled, comfy_nodes, weak):
-    """A run with a probe: its probe, its latent and its record."""
-    node = in_graph(comfy_nodes["BadVersionGuidanceProbe"], uuid.uuid4().hex)
-    (probe,) = call(node, name="growing")
+def watched(sampled, pack, weak):
+    """A run with a probe: its probe, its latent and what was recorded beside it."""
+    probe = pack.guiders.record.probe.Probe(uuid.uuid4().hex, "growing")
     latent, recording = sampled(weak_model=weak, probe=probe)
     return probe, latent, recording
 
