@@ -233,19 +233,15 @@ def make_ready_again(guider: CFGGuider) -> None:
         guider.model_patcher.pre_run()
 
 
-def always_predicts_negative(options: dict[str, Any]) -> bool:
-    """Whether a model wants the negative prompt predicted for at every scale, 1 included."""
-    return bool(options.get("disable_cfg1_optimization"))
-
-
 def mixes_prompts(options: dict[str, Any]) -> bool:
     """Whether patches on a model may make its positive prediction depend on the negative prompt.
 
-    As normalized attention guidance does, wherever a pass has both.
+    As normalized attention guidance does, wherever a pass has both; so it wants both at every
+    scale, 1 included.
     """
     transformer = options.get("transformer_options", {})
     patched = "model_function_wrapper" in options or any(transformer.get("patches", {}).values())
-    return patched and always_predicts_negative(options)
+    return patched and bool(options.get("disable_cfg1_optimization"))
 
 
 def predict(

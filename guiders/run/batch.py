@@ -53,7 +53,7 @@ class SharedBatch:
         call = self.call_at(args["input"], args["sigma"])
         own = list(args["conds"])
         switched_off = has_negative(own) and not self.negative.is_on(call)
-        if switched_off and not comfy.always_predicts_negative(args["model_options"]):
+        if switched_off and not comfy.mixes_prompts(args["model_options"]):
             own[1] = None  # As ComfyUI does at a cfg of 1; no pass is made for it.
         wanted = self.wanted(call, has_negative(own))
         names = [name for name in self.conds if name in wanted]
