@@ -192,15 +192,19 @@ class ComfyPage:
     def graph(self) -> dict[str, Any]:
         """What the page would save, but for the view, and for what a run has put on the nodes."""
         saved = self.page.evaluate("() => JSON.stringify(app.graph.serialize())")
-        of_a_run = self.page.evaluate(
-            f"""() => Object.fromEntries(app.graph.nodes.map(({{ id, widgets }}) =>
-                [id, (widgets ?? []).filter(widget => {OF_A_RUN}).length]))"""
-        )
+        of_a_run = self.widgets_of_a_run()
         graph = json.loads(saved)
         for node in graph["nodes"]:
             values = node.get("widgets_values", [])
             del values[len(values) - of_a_run[str(node["id"])] :]
         return {name: graph[name] for name in ("nodes", "links", "groups")}
+
+    def widgets_of_a_run(self) -> dict[str, int]:
+        """How many widgets a run has put on each node, by id; some make the node taller."""
+        return self.page.evaluate(
+            f"""() => Object.fromEntries(app.graph.nodes.map(({{ id, widgets }}) =>
+                [id, (widgets ?? []).filter(widget => {OF_A_RUN}).length]))"""
+        )
 
     def graph_like(self, wanted: dict[str, Any]) -> dict[str, Any]:
         """What :meth:`graph` gives, as soon as it is the graph that is wanted.
