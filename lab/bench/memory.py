@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 
@@ -51,6 +52,9 @@ def tensor_memory() -> int:
     storages = [
         each.untyped_storage()
         for each in tensors
-        if each.layout == torch.strided and each.device.type != "meta"
+        # What torch only reckons with, as when it compiles, has no memory.
+        if each.layout == torch.strided
+        and each.device.type != "meta"
+        and not isinstance(each, FakeTensor)
     ]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
