@@ -94,7 +94,7 @@ class Call:
 
     def take(self, name: str, prediction: Tensor) -> None:
         """Note a prediction that was made along with others."""
-        self._predictions[name] = prediction
+        self.offer(name, lambda _: prediction)
 
     def reuse(self, name: str, difference: Tensor) -> Tensor:
         """Take a difference from an earlier call; return the prediction that it stands for."""
@@ -109,16 +109,16 @@ class Call:
     def prediction(self, name: str) -> Tensor:
         """A prediction that was offered or taken; ``C`` where none was made."""
         if name not in self._predictions:
-            self._predictions[name] = self._offers[name](self)
-        for limited in (name, ""):
-            where = self._limits.get(limited)
-            if where is not None:
-                self._predictions[name] = torch.where(where, self._predictions[name], self.C)
+            R = self._offers[name](self)
+            for limited in (name, ""):
+                if limited in self._limits:
+                    R = torch.where(self._limits[limited], R, self.C)
+            self._predictions[name] = R
         return self._predictions[name]
 
     def difference(self, name: str) -> Tensor | None:
         """``C − R`` of a push, computed once; None where there is no such push at this call."""
-        if name not in self._predictions and name not in self._offers:
+        if name not in self._offers:
             return None
         R = self.prediction(name)
         if name not in self._differences:
