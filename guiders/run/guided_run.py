@@ -161,7 +161,8 @@ class GuidedRun:
         ):
             options[name] = [function, *options.get(name, [])]
         comfy.wrap(options, WrappersMP.PREDICT_NOISE, WRAPPER_KEY, self._predict_noise)
-        comfy.wrap(options, WrappersMP.CALC_COND_BATCH, WRAPPER_KEY, self._note_positive)
+        if self._weak is not None:
+            comfy.wrap(options, WrappersMP.CALC_COND_BATCH, WRAPPER_KEY, self._note_positive)
 
     def _share_batch(self, options: dict[str, Any]) -> None:
         others = options.get(comfy.BATCH_FUNCTION)
@@ -262,7 +263,8 @@ class GuidedRun:
             guided = executor(x, timestep, *args, **kwargs)
             if is_on and not self._was_asked:
                 guided = self._without_cfg(call, guided)
-            self._finite.see(guided)
+            if self._sides:
+                self._finite.see(guided)
             self._watch.see(call, guided)
             return guided
         finally:
@@ -279,7 +281,7 @@ class GuidedRun:
                 "a guider or sampler that goes by ComfyUI's CFG function, such as KSampler or "
                 "CFGGuider",
             )
-        call.C = guided
+        self._take_main(call, guided, self._guider.conds["positive"])
         return self._add_weak(call, guided)
 
     def _before_cfg(self, args: dict[str, Any]) -> list[Tensor]:

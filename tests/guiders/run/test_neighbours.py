@@ -111,6 +111,22 @@ def test_guider_that_asks_no_cfg_function(patch, main, weak, positive):
         assert close(x[i + 1], after), f"model call {i} is off"
 
 
+def test_guider_that_asks_no_cfg_function_for_a_part_of_the_image(patch, main, weak, positive):
+    """Where the model predicts nothing there is no push, though the weak model predicts there."""
+    inputs = {"weak_model": weak, "weak_positive": positive, "weak_scale": WEAK_SCALE}
+    guider, plain = (neighbours.PositiveOnly(each) for each in (patch(main, **inputs), main))
+    part = limited(positive, "mask")
+    run = Run.of(main, steps=1)
+    found = []
+    for each in (guider, plain):
+        each.set_conds(part, part)
+        each.set_cfg(1.0)
+        found.append(run.sample(each))
+    difference = (found[0] - found[1]).abs()
+    half = difference.shape[-1] // 2
+    assert difference[..., :half].max() > 0 and (difference[..., half:] == 0).all()
+
+
 def test_guider_that_leaves_no_place(patch, main, weak, positive):
     guider = neighbours.OfItsOwn(patch(main, weak_model=weak, weak_scale=WEAK_SCALE))
     guider.set_conds(positive, positive)
