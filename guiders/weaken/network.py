@@ -109,6 +109,19 @@ class Auto:
     weak: tuple[str, ...]
 
 
+# Of a transformer's depth: blocks 7 to 9 of 24 in Stable Diffusion 3.5, 9 to 11 of 30 in Wan 1.3B.
+_A_THIRD_IN = Pick(share=(7 / 24, 10 / 24))
+
+# Of the ways to weaken a transformer itself, or a U-Net, these bring images nearest to real ones
+# in docs/results.md.
+_TRANSFORMER = Auto(
+    attention=(_A_THIRD_IN,),
+    tokens=(_A_THIRD_IN,),
+    skip=(_A_THIRD_IN,),
+    weak=("skip", "rank"),
+)
+
+
 @dataclass(frozen=True)
 class Architecture:
     """One row of the table.
@@ -158,20 +171,9 @@ class Architecture:
     flat: bool = False
     state: tuple[str, ...] = ()
     unet: bool = False
-    auto: Auto = Auto((), (), (), ())
+    auto: Auto = _TRANSFORMER
 
 
-# Of a transformer's depth: blocks 7 to 9 of 24 in Stable Diffusion 3.5, 9 to 11 of 30 in Wan 1.3B.
-_A_THIRD_IN = Pick(share=(7 / 24, 10 / 24))
-
-# Of the ways to weaken a transformer itself, or a U-Net, these bring images nearest to real ones
-# in docs/results.md.
-_TRANSFORMER = Auto(
-    attention=(_A_THIRD_IN,),
-    tokens=(_A_THIRD_IN,),
-    skip=(_A_THIRD_IN,),
-    weak=("skip", "rank"),
-)
 # Attention in the middle (Ahn et al. 2024, arXiv 2403.17377), tokens in the two deepest blocks on
 # the way down (Rajabi et al. 2025, arXiv 2506.10036, of SDXL). Distilled ones such as SSD-1B have
 # no attention in their middle, or no middle.
@@ -208,7 +210,6 @@ TABLE: tuple[Architecture, ...] = (
         classes=("diffusionmodules.mmdit.MMDiT",),
         lists=(BlockList("joint", "joint_blocks", "double_block"),),
         main="joint",
-        auto=_TRANSFORMER,
     ),
     Architecture(
         classes=("aura.mmdit.MMDiT",),
@@ -217,20 +218,17 @@ TABLE: tuple[Architecture, ...] = (
             BlockList("single", "single_layers", "single_block"),
         ),
         main="double",
-        auto=_TRANSFORMER,
     ),
     # The blocks at its end work on the pixels of one patch each.
     Architecture(
         classes=("chroma_radiance.model.ChromaRadiance",),
         lists=(_DOUBLE, _SINGLE, BlockList("nerf", "nerf_blocks", image=False)),
         main="double",
-        auto=_TRANSFORMER,
     ),
     Architecture(
         classes=("flux.model.Flux", "chroma.model.Chroma", "hunyuan3d.model.Hunyuan3Dv2"),
         lists=(_DOUBLE, _SINGLE),
         main="double",
-        auto=_TRANSFORMER,
     ),
     Architecture(
         classes=("hunyuan_video.model.HunyuanVideo",),
@@ -238,7 +236,6 @@ TABLE: tuple[Architecture, ...] = (
         main="double",
         image_first=None,  # in releases up to 0.3.75
         before=("ref_latent",),
-        auto=_TRANSFORMER,
     ),
     # Its blocks are like those of Flux, its image like that of HunyuanVideo before.
     Architecture(
@@ -246,7 +243,6 @@ TABLE: tuple[Architecture, ...] = (
         lists=(_DOUBLE,),
         main="double",
         image_first=True,
-        auto=_TRANSFORMER,
     ),
     Architecture(
         classes=("hidream.model.HiDreamImageTransformer2DModel",),
@@ -271,7 +267,6 @@ TABLE: tuple[Architecture, ...] = (
         text="input_ids",
         attention=False,
         state=("_kv_cache_entries", "_visual_cache"),
-        auto=_TRANSFORMER,
     ),
     # Lumina 2, Z-Image, also of pixels
     Architecture(
@@ -283,7 +278,6 @@ TABLE: tuple[Architecture, ...] = (
         ),
         main="layer",
         padding="pad_tokens_multiple",
-        auto=_TRANSFORMER,
     ),
     Architecture(
         classes=("omnigen.omnigen2.OmniGen2Transformer2DModel",),
@@ -294,7 +288,6 @@ TABLE: tuple[Architecture, ...] = (
             BlockList("layer", "layers"),
         ),
         main="layer",
-        auto=_TRANSFORMER,
     ),
     # Like OmniGen 2, with blocks that have the text apart before the others
     Architecture(
@@ -311,7 +304,6 @@ TABLE: tuple[Architecture, ...] = (
             BlockList("single", "single_stream_layers"),
         ),
         main="double",
-        auto=_TRANSFORMER,
     ),
     Architecture(
         classes=(
@@ -320,7 +312,6 @@ TABLE: tuple[Architecture, ...] = (
         ),
         lists=(BlockList("transformer", "transformer_blocks", "double_block"),),
         main="transformer",
-        auto=_TRANSFORMER,
     ),
     Architecture(
         classes=("lens.model.LensTransformer2DModel",),
@@ -328,14 +319,12 @@ TABLE: tuple[Architecture, ...] = (
         main="transformer",
         image_first=True,
         cut=(),
-        auto=_TRANSFORMER,
     ),
     Architecture(
         classes=("ideogram4.model.Ideogram4Transformer2DModel",),
         lists=(BlockList("layer", "layers"),),
         main="layer",
         cut=(),
-        auto=_TRANSFORMER,
     ),
     Architecture(
         classes=("ernie.model.ErnieImageModel",),
@@ -343,7 +332,6 @@ TABLE: tuple[Architecture, ...] = (
         main="layer",
         image_first=True,
         attention=False,
-        auto=_TRANSFORMER,
     ),
     Architecture(
         classes=("krea2.model.SingleStreamDiT",),
@@ -351,7 +339,6 @@ TABLE: tuple[Architecture, ...] = (
         main="block",
         text="context",
         cut=("patch",),
-        auto=_TRANSFORMER,
     ),
     # What its network calls in place of a block fails in ComfyUI itself.
     Architecture(
@@ -361,7 +348,6 @@ TABLE: tuple[Architecture, ...] = (
             BlockList("visual_transformer", "visual_transformer_blocks"),
         ),
         main="visual_transformer",
-        auto=_TRANSFORMER,
     ),
     # PixelDiT, PiD. The blocks at the end work on the pixels of one patch each.
     Architecture(
@@ -371,14 +357,12 @@ TABLE: tuple[Architecture, ...] = (
             BlockList("pixel", "pixel_blocks", image=False),
         ),
         main="patch",
-        auto=_TRANSFORMER,
     ),
     Architecture(
         classes=("cogvideo.model.CogVideoXTransformer3DModel",),
         lists=(BlockList("block", "blocks", hands_on=("hidden_states", "encoder_hidden_states")),),
         main="block",
         cut=("patch_size_t", "patch_size", "patch_size"),
-        auto=_TRANSFORMER,
     ),
     # MiniMax H3: one sequence of text, references, sound and, at its end, the video
     Architecture(
@@ -387,7 +371,6 @@ TABLE: tuple[Architecture, ...] = (
         main="block",
         image_ends_stream=True,
         flat=True,
-        auto=_TRANSFORMER,
     ),
     # Its tokens go through in windows, all videos of a batch one after the other.
     Architecture(
@@ -398,7 +381,6 @@ TABLE: tuple[Architecture, ...] = (
         attention=False,
         tokens=False,
         flat=True,
-        auto=_TRANSFORMER,
     ),
     # Points and a camera, which have no rows and columns
     Architecture(
@@ -407,7 +389,6 @@ TABLE: tuple[Architecture, ...] = (
         main="block",
         attention=False,
         tokens=False,
-        auto=_TRANSFORMER,
     ),
     # Trellis 2: several networks, of which a run uses one
     Architecture(
@@ -434,27 +415,23 @@ TABLE: tuple[Architecture, ...] = (
         main="transformer",
         alone=True,
         cut=(),
-        auto=_TRANSFORMER,
     ),
     Architecture(
         classes=("lightricks.model.LTXVModel",),
         lists=(BlockList("transformer", "transformer_blocks", "double_block"),),
         main="transformer",
         cut=(),
-        auto=_TRANSFORMER,
     ),
     Architecture(
         classes=("genmo.joint_model.asymm_models_joint.AsymmDiTJoint",),
         lists=(_BLOCKS,),
         main="block",
         image_first=True,
-        auto=_TRANSFORMER,
     ),
     Architecture(
         classes=("wan.model.VaceWanModel",),
         lists=(_BLOCKS, BlockList("vace", "vace_blocks", replaceable=False)),
         main="block",
-        auto=_TRANSFORMER,
     ),
     # Each of its frames looks at keys and values of its own.
     Architecture(
@@ -462,13 +439,11 @@ TABLE: tuple[Architecture, ...] = (
         lists=(_BLOCKS,),
         main="block",
         attention=False,
-        auto=_TRANSFORMER,
     ),
     Architecture(
         classes=("wan.model.HumoWanModel", "wan.model.WanModel_S2V"),
         lists=(_BLOCKS,),
         main="block",
-        auto=_TRANSFORMER,
     ),
     # Wan with a reference image, which comes first
     Architecture(
@@ -476,7 +451,6 @@ TABLE: tuple[Architecture, ...] = (
         lists=(_BLOCKS,),
         main="block",
         before=("reference_latent",),
-        auto=_TRANSFORMER,
     ),
     Architecture(
         classes=("wan.model.WanModel",),
@@ -484,13 +458,11 @@ TABLE: tuple[Architecture, ...] = (
         lists=(_BLOCKS,),
         main="block",
         before=("reference_latent",),
-        auto=_TRANSFORMER,
     ),
     Architecture(
         classes=("wan.model.WanModel",),
         lists=(_BLOCKS,),
         main="block",
-        auto=_TRANSFORMER,
     ),
     # Hunyuan-DiT
     Architecture(
@@ -498,7 +470,6 @@ TABLE: tuple[Architecture, ...] = (
         lists=(_BLOCKS,),
         main="block",
         attention=False,
-        auto=_TRANSFORMER,
     ),
     # PixArt; Hunyuan3D 2.1, whose patch point is not like all others
     Architecture(
@@ -506,7 +477,6 @@ TABLE: tuple[Architecture, ...] = (
         lists=(_BARE_BLOCKS,),
         main="block",
         attention=False,
-        auto=_TRANSFORMER,
     ),
     # Cosmos, Cosmos Predict 2, Anima: tokens in rows and columns
     Architecture(
@@ -515,7 +485,6 @@ TABLE: tuple[Architecture, ...] = (
         main="block",
         cut=("patch_temporal", "patch_spatial", "patch_spatial"),
         tokens=False,
-        auto=_TRANSFORMER,
     ),
     # Stable Audio 3, whose patch point forgets a part of what its blocks are given
     Architecture(
@@ -523,7 +492,6 @@ TABLE: tuple[Architecture, ...] = (
         has=("transformer.global_cond_embedder",),
         lists=(BlockList("layer", "transformer.layers"),),
         main="layer",
-        auto=_TRANSFORMER,
     ),
     # Stable Audio, whose sound comes after a token for its length
     Architecture(
@@ -531,14 +499,12 @@ TABLE: tuple[Architecture, ...] = (
         lists=(BlockList("layer", "transformer.layers", "double_block"),),
         main="layer",
         image_ends_stream=True,
-        auto=_TRANSFORMER,
     ),
     Architecture(
         classes=("ace.model.ACEStepTransformer2DModel",),
         lists=(BlockList("transformer", "transformer_blocks"),),
         main="transformer",
         attention=False,
-        auto=_TRANSFORMER,
     ),
     Architecture(
         classes=("ace.ace_step15.AceStepConditionGenerationModel",),
@@ -549,7 +515,6 @@ TABLE: tuple[Architecture, ...] = (
         main="layer",
         cut=("decoder.patch_size",),
         attention=False,
-        auto=_TRANSFORMER,
     ),
     # MiniMax Music, whose sound comes after a token for the noise level
     Architecture(
@@ -558,7 +523,6 @@ TABLE: tuple[Architecture, ...] = (
         main="layer",
         cut=(),
         attention=False,
-        auto=_TRANSFORMER,
     ),
     # Stable Cascade, whose blocks are lists of parts that are called one by one
     Architecture(
@@ -582,7 +546,7 @@ TABLE: tuple[Architecture, ...] = (
         auto=_UNET,
     ),
     # Transformers that no row knows
-    Architecture(image_first=None, padding="pad_tokens_multiple", auto=_TRANSFORMER),
+    Architecture(image_first=None, padding="pad_tokens_multiple"),
 )
 
 # The lists that most of an unknown transformer's depth may sit in, short of "_blocks".
