@@ -1,5 +1,7 @@
 """What all tests share: ComfyUI, and the nodes as ComfyUI loads them."""
 
+import gc
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +31,26 @@ def pytest_configure(config: pytest.Config) -> None:
         library.prepare(install.comfyui_path(), Path(base.name))
     except (install.SetupError, library.LoadError) as error:
         raise pytest.UsageError(str(error)) from None
+
+
+def pytest_collection_finish() -> None:
+    """Seek garbage only among what comes after: all tests, read by now, live to the end."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def no_dead_models() -> Iterator[None]:
+    """Have ComfyUI forget models of which a test, by an error's traceback, left the network alone.
+
+    While there is one, ComfyUI collects garbage at each load, which takes ten times as long as a
+    small model's run.
+    """
+    yield
+    management = sys.modules.get("comfy.model_management")
+    if management is not None:
+        loaded = management.current_loaded_models
+        loaded[:] = [model for model in loaded if not model.is_dead()]
 
 
 @pytest.fixture(scope="session")
