@@ -97,7 +97,14 @@ class GuidedRun:
                 "the conditioning that the weak model is to see",
             )
         return SideRun(
-            self._node, "weak_positive", "weak_model", self._main, model, weak.prompt, self._guider
+            self._node,
+            "weak_positive",
+            "weak_model",
+            self._main,
+            model,
+            weak.prompt,
+            self._guider,
+            self._guider.original_conds.get("negative"),
         )
 
     def _add_prompts(self) -> None:

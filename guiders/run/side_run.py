@@ -53,6 +53,8 @@ class SideRun(CFGGuider):
         prompt: what it sees, if the artist has connected something.
         guider: of the main run, whose positive conditioning is what it sees where nothing is
             connected.
+        negative: what patches that mix the prompts of a pass are to mix into its prediction, if
+            there is anything, as they mix it into the main model's; converted.
 
     Attributes:
         model_input: as above.
@@ -69,6 +71,7 @@ class SideRun(CFGGuider):
         model: ModelPatcher,
         prompt: Conditioning | None,
         guider: CFGGuider,
+        negative: InnerConditioning | None = None,
     ) -> None:
         self._node = node
         self._prompt_input = prompt_input
@@ -85,8 +88,6 @@ class SideRun(CFGGuider):
         self._is_delegate = predicts is not model
         super().__init__(run_patcher(main, predicts) if self._shares_base else predicts)
         self.original_conds = {"positive": comfy.with_own_hooks(self._prompt)}
-        # Where patches mix the two prompts, they are to do so on this side too.
-        negative = guider.original_conds.get("negative")
         if negative is not None and comfy.mixes_prompts(model.model_options):
             self.original_conds["negative"] = comfy.with_own_hooks(negative)
         self._swap: WeightSwap | None = None
@@ -170,9 +171,12 @@ class SideRun(CFGGuider):
     def conditioning_for_main(self) -> InnerConditioning | None:
         """What the main model may predict from in this one's place, in one batch with its own.
 
-        None where it cannot, because more than the conditioning differs, or because the
-        conditioning has hooks, which are registered for this model alone.
+        None where it cannot, because more than the conditioning differs, because the conditioning
+        has hooks, which are registered for this model alone, or because patches would mix another
+        prompt into a positive prediction only.
         """
+        if "negative" in self.conds:
+            return None
         if not self._has_own_prompt or not set_up_alike(self._main, self._model):
             return None
         if self._swap is None or not self._swap.changes_nothing:

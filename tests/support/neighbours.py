@@ -8,6 +8,7 @@ from typing import Any
 
 import comfy.lora
 import comfy.samplers
+import comfy.sd
 import comfy.utils
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -267,3 +268,22 @@ def as_patcher(kind: type[ModelPatcher], model: ModelPatcher) -> ModelPatcher:
             if isinstance(module, torch.nn.Linear):
                 module.weight = SelfPatched(module.weight.detach())
     return patcher
+
+
+def injecting(model: ModelPatcher) -> ModelPatcher:
+    """A LoRA beside the attention weights, put in only while the model runs.
+
+    As ComfyUI's bypass loader does, where this release has one.
+    """
+    generator = torch.Generator().manual_seed(5)
+    lora = {}
+    for key, weight in model.model.state_dict().items():
+        if "att" in key and key.endswith(".weight") and weight.ndim == 2:
+            rows, columns = weight.shape
+            up = torch.randn(rows, 2, generator=generator) / rows**0.5
+            down = torch.randn(2, columns, generator=generator) / columns**0.5
+            name = key.removesuffix(".weight")
+            lora |= {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down}
+    injected, _ = comfy.sd.load_bypass_lora_for_models(model, None, lora, 1.0, 0.0)
+    assert injected.injections
+    return injected
