@@ -28,8 +28,8 @@ class Kind:
 
     Attributes:
         of: a clone of a model with this neighbour on it.
-        mixes: what it predicts from a prompt depends on whether the negative one is in the pass.
-        on_weak: and does so in a pass of the weak model, which has the negative one only if need be.
+        mixes: what is predicted from a prompt depends on whether the negative one is in the pass.
+        on_weak: so it does in a pass of the weak model.
         needs: what ComfyUI must have for it.
     """
 
