@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 from functools import partial
 from typing import Any
 
 import comfy.ldm.audio.embedders
-import comfy.ldm.minimax_music.dit
 import comfy.supported_models as supported
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -361,6 +362,13 @@ def _embeds(seed: int) -> Conditioning:
 
 def ace_step15(seed: int) -> ModelPatcher:
     """A transformer of the ACE-Step 1.5 kind, for sound alone."""
+    encoder = {
+        "encoder_hidden_size": WIDTH,
+        "encoder_intermediate_size": 64,
+        "encoder_num_heads": HEADS,
+    }
+    network = importlib.import_module("comfy.ldm.ace.ace_step15").AceStepConditionGenerationModel
+    known = inspect.signature(network).parameters
     return _built(
         supported.ACEStep15,
         seed,
@@ -375,9 +383,8 @@ def ace_step15(seed: int) -> ModelPatcher:
         head_dim=24,
         intermediate_size=64,
         fsq_dim=WIDTH,
-        encoder_hidden_size=WIDTH,
-        encoder_intermediate_size=64,
-        encoder_num_heads=HEADS,
+        # Earlier releases build the encoder like the rest.
+        **{name: value for name, value in encoder.items() if name in known},
     )
 
 
@@ -387,7 +394,7 @@ def _lyrics(seed: int) -> Conditioning:
 
 def music3(seed: int) -> ModelPatcher:
     """A MiniMax Music 3, whose widths are given, with few layers."""
-    module = comfy.ldm.minimax_music.dit
+    module = importlib.import_module("comfy.ldm.minimax_music.dit")
     module.range = lambda count: range(min(count, 4))
     try:
         model = _built(supported.MiniMaxMusic3, seed)
@@ -465,39 +472,41 @@ def z_image_pixel(seed: int) -> ModelPatcher:
     )
 
 
-def _wan(config: type[BASE], kind: str, **changed: Any) -> Any:
-    return partial(video_model, config=config, model_type=kind, **changed)
+def _wan(name: str, config: str, kind: str, **changed: Any) -> dict[str, Architecture]:
+    known = getattr(supported, config, None)
+    build = partial(video_model, config=known, model_type=kind, **changed)
+    return {config: Architecture(name, build, _VIDEO, ("blocks",))}
 
 
 _IMAGE = (2, 128, 4, 6)
 _VIDEO = (2, 16, 2, 8, 12)
 _PIXEL_IMAGE = (2, 3, 64, 96)
 _ONE = (1, 1, 1)
-_WAN = partial(Architecture, latent=_VIDEO, blocks=("blocks",))
 
-NEWER = [
-    Architecture("lens", lens, _IMAGE, ("transformer_blocks",), masked_text, _ONE),
-    Architecture("ernie", ernie, _IMAGE, ("layers",), patch=_ONE),
-    Architecture("joy_image", joy_image, (2, 16, 1, 8, 12), ("double_blocks",)),
-    Architecture("kandinsky5", kandinsky5, _VIDEO, ("visual_transformer_blocks",)),
-    Architecture("ideogram4", ideogram4, _IMAGE, ("layers",), patch=_ONE),
-    Architecture("krea2", krea2, (2, 16, 1, 8, 12), ("blocks",)),
-    Architecture("anima", anima, (2, 16, 1, 8, 12), ("blocks",)),
-    Architecture(
+# By the model of ComfyUI that they are; a release may know only some of them.
+_ALL = {
+    "Lens": Architecture("lens", lens, _IMAGE, ("transformer_blocks",), masked_text, _ONE),
+    "ErnieImage": Architecture("ernie", ernie, _IMAGE, ("layers",), patch=_ONE),
+    "JoyImage": Architecture("joy_image", joy_image, (2, 16, 1, 8, 12), ("double_blocks",)),
+    "Kandinsky5": Architecture("kandinsky5", kandinsky5, _VIDEO, ("visual_transformer_blocks",)),
+    "Ideogram4": Architecture("ideogram4", ideogram4, _IMAGE, ("layers",), patch=_ONE),
+    "Krea2": Architecture("krea2", krea2, (2, 16, 1, 8, 12), ("blocks",)),
+    "Anima": Architecture("anima", anima, (2, 16, 1, 8, 12), ("blocks",)),
+    "Boogu": Architecture(
         "boogu",
         boogu,
         (2, 16, 8, 12),
         ("double_stream_layers", "single_stream_layers"),
         masked_text,
     ),
-    Architecture(
+    "PixelDiTT2I": Architecture(
         "pixel_dit", pixel_dit, _PIXEL_IMAGE, ("patch_blocks", "pixel_blocks"), patch=(1, 16, 16)
     ),
-    Architecture(
+    "PiD": Architecture(
         "pid", pid, _PIXEL_IMAGE, ("patch_blocks", "pixel_blocks"), _pid_text, (1, 16, 16)
     ),
-    Architecture("cog_video", cog_video, _VIDEO, ("blocks",)),
-    Architecture(
+    "CogVideoX_T2V": Architecture("cog_video", cog_video, _VIDEO, ("blocks",)),
+    "HiDreamO1": Architecture(
         "hidream_o1",
         hidream_o1,
         (2, 3, 128, 192),
@@ -505,7 +514,7 @@ NEWER = [
         _tokens,
         (1, 32, 32),
     ),
-    Architecture(
+    "LTXAV": Architecture(
         "ltx_av",
         ltx_av,
         (2, 128, 2, 4, 6),
@@ -514,16 +523,20 @@ NEWER = [
         _ONE,
         beside=((2, 8, 48, 16),),  # of as many tokens as the video
     ),
-    Architecture("minimax_h3", minimax_h3, (1, 24, 2, 8, 12), ("blocks",), beside=((1, 32, 2, 9),)),
-    Architecture("seed_vr2", seed_vr2, _VIDEO, ("blocks",), _condition),
-    Architecture(
+    "MiniMaxH3": Architecture(
+        "minimax_h3", minimax_h3, (1, 24, 2, 8, 12), ("blocks",), beside=((1, 32, 2, 9),)
+    ),
+    "SeedVR2": Architecture("seed_vr2", seed_vr2, _VIDEO, ("blocks",), _condition),
+    "TripoSplat": Architecture(
         "tripo_splat", tripo_splat, (2, 12, 16), ("blocks",), patch=_ONE, beside=((2, 1, 5),)
     ),
-    Architecture(
+    "Trellis2": Architecture(
         "trellis2", trellis2, (1, 32, 16, 16, 16), ("structure_model.blocks",), _embeds, _ONE
     ),
-    Architecture("ace_step15", ace_step15, (2, 64, 12), ("decoder.layers",), _lyrics, (1, 1, 2)),
-    Architecture(
+    "ACEStep15": Architecture(
+        "ace_step15", ace_step15, (2, 64, 12), ("decoder.layers",), _lyrics, (1, 1, 2)
+    ),
+    "MiniMaxMusic3": Architecture(
         "music3",
         music3,
         (1, 128, 12),
@@ -531,16 +544,17 @@ NEWER = [
         _frames,
         _ONE,
     ),
-    Architecture(
+    "StableAudio3": Architecture(
         "stable_audio3", stable_audio3, (2, 256, 12), ("transformer.layers",), _wide_text, _ONE
     ),
-    Architecture("mage_flow", mage_flow, _IMAGE, ("transformer_blocks",), patch=_ONE),
-    Architecture(
+    "MageFlow": Architecture("mage_flow", mage_flow, _IMAGE, ("transformer_blocks",), patch=_ONE),
+    "ZImagePixelSpace": Architecture(
         "z_image_pixel", z_image_pixel, _PIXEL_IMAGE, ("layers",), masked_text, (1, 16, 16)
     ),
-    _WAN("wan_causal", _wan(supported.WAN21_CausalAR_T2V, "t2v", causal_ar=True)),
-    _WAN("wan_animate2", _wan(supported.WAN_Animate2, "animate2", in_dim=36)),
-    _WAN("wan_scail", _wan(supported.WAN21_SCAIL, "scail", in_dim=20)),
-    _WAN("wan_scail2", _wan(supported.WAN21_SCAIL2, "scail2", in_dim=20)),
-    _WAN("wan_dancer", _wan(supported.WAN22_WanDancer, "wandancer", in_dim=36)),
-]
+    **_wan("wan_causal", "WAN21_CausalAR_T2V", "t2v", causal_ar=True),
+    **_wan("wan_animate2", "WAN_Animate2", "animate2", in_dim=36),
+    **_wan("wan_scail", "WAN21_SCAIL", "scail", in_dim=20),
+    **_wan("wan_scail2", "WAN21_SCAIL2", "scail2", in_dim=20),
+    **_wan("wan_dancer", "WAN22_WanDancer", "wandancer", in_dim=36),
+}
+NEWER = [architecture for config, architecture in _ALL.items() if hasattr(supported, config)]

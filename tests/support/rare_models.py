@@ -12,6 +12,7 @@ import comfy.supported_models
 import torch
 from comfy.model_patcher import ModelPatcher
 
+from support.newer_models import NEWER
 from support.rig import Conditioning
 from support.small_models import (
     ARCHITECTURES,
@@ -571,9 +572,6 @@ if hasattr(comfy.supported_models, "Flux2"):  # not yet in the oldest release of
         _WAN("wan_humo", wan_humo),
         _WAN("wan_animate", wan_animate),
     ]
-if hasattr(comfy.supported_models, "Lens"):
-    from support.newer_models import NEWER
-
-    RARE += NEWER
+RARE += NEWER
 EVERY = [*ARCHITECTURES, *RARE]
 EVERY_BY_NAME = {architecture.name: architecture for architecture in EVERY}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import comfy.ldm.modules.attention
-import comfy.supported_models
+import comfy.ldm.wan.model
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -17,7 +17,10 @@ from support.small_models import ARCHITECTURES, Architecture
 UNETS = ("sd15", "sdxl")
 CAN_REPLACE = hasattr(comfy.ldm.modules.attention, "wrap_attn")
 # Releases after 0.3.75 hand their options to the attention of a Wan that goes by sound, too.
-SOUND_IS_ASKED = hasattr(comfy.supported_models, "Lens")
+SOUND_IS_ASKED = (
+    hasattr(comfy.ldm.wan.model, "WanModel_S2V")
+    and "block_index" in comfy.ldm.wan.model.WanModel_S2V.forward_orig.__code__.co_consts
+)
 
 # Settings that are no defaults, so that one which is not passed on shows.
 NODES = {
