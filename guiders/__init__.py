@@ -7,7 +7,7 @@ model with an empty or negative prompt (``N``), a weaker model (``W``).
 
     errors     how the pack speaks to an artist
     push/      the arithmetic: formulas, schedules, shapes, one push; torch only
-    comfy      ComfyUI, release by release: nothing else here imports it
+    comfy/     ComfyUI, release by release: nothing else here imports it
     models     can two models be compared, and do they differ
     record/    the probe, and the text on a running node
     weaken/    how bad versions are made of a model or a prompt

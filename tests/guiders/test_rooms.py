@@ -9,6 +9,8 @@ from comfyui.install import ROOT
 FOLDER = ROOT / "guiders"
 # From the lowest up, as guiders/__init__.py has them.
 ROOMS = ["errors", "push", "comfy", "models", "record", "weaken", "run"]
+# The same for the files of the door to ComfyUI.
+DOOR = ["needed", "runs", "patchers", "weights"]
 
 
 # Private on what patchers load and layers do, beside what the door itself asks patchers for.
@@ -52,11 +54,15 @@ def rooms_imported(room):
 def packages_imported(room):
     """Packages from elsewhere that the files of a room import."""
     for file in files_of(room):
-        for node in parsed(file):
-            if isinstance(node, ast.Import):
-                yield from (alias.name.split(".")[0] for alias in node.names)
-            elif isinstance(node, ast.ImportFrom) and not node.level:
-                yield node.module.split(".")[0]
+        yield from packages_of(parsed(file))
+
+
+def packages_of(nodes):
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module.split(".")[0]
 
 
 def test_every_file_is_in_a_room():
@@ -86,3 +92,19 @@ def test_comfyui_is_behind_one_door(room, pack):
             owner = getattr(getattr(node, "value", None), "id", None)
             if isinstance(node, ast.Attribute) and (owner is None or owner in PATCHERS):
                 assert node.attr not in private, f"{file.name}, line {node.lineno}: {node.attr}"
+
+
+def test_every_file_of_the_door_has_its_place():
+    assert {file.stem for file in files_of("comfy")} - {"__init__"} == set(DOOR)
+
+
+@pytest.mark.parametrize("name", DOOR)
+def test_imports_in_the_door_go_one_way(name):
+    nodes = parsed(FOLDER / "comfy" / f"{name}.py")
+    beside = {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.level == 1}
+    assert beside <= set(DOOR[: DOOR.index(name)])
+
+
+def test_what_looks_for_names_needs_none_itself():
+    tree = ast.parse((FOLDER / "comfy" / "needed.py").read_text(encoding="utf-8"))
+    assert COMFYUI.isdisjoint(packages_of(tree.body))
