@@ -159,12 +159,19 @@ def test_dynamic_negative_removes_a_digit_and_keeps_the_others(server, prompt_of
         if node["class_type"] == "DigitConditioning" and node["inputs"]["digit"] != "none"
     )
     any_kind, constant = cards.CARDS["dynamic_negative"].without
-    pictures = [
-        demo.as_tensor(demo.run(server, each))
-        for each in (prompt, any_kind.applied(prompt), constant.applied(prompt))
-    ]
-    pushed, plain, by_prompt = map(read_digits, pictures)
-    assert len(plain) == 16
+    (seed,) = (n["inputs"]["seed"] for n in prompt.values() if n["class_type"] == "KSampler")
+    drawn: list[list[torch.Tensor]] = [[], [], []]
+    # Not every release of ComfyUI draws enough of this digit from the seed of the graph.
+    for more in range(4):
+        seeded = cards.set_inputs(prompt, seed=seed + more)
+        for pictures, each in zip(
+            drawn, (seeded, any_kind.applied(seeded), constant.applied(seeded)), strict=True
+        ):
+            pictures.append(demo.as_tensor(demo.run(server, each)))
+        pushed, plain, by_prompt = (read_digits(torch.cat(pictures)) for pictures in drawn)
+        assert len(plain) == 16 * len(drawn[0])
+        if (plain == digit).sum() >= 3:
+            break
     assert (plain == digit).sum() >= 3
     assert (pushed == digit).sum() == 0
     others = plain != digit
