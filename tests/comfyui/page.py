@@ -354,18 +354,22 @@ class ComfyPage:
         """
         box = self._search_box()
         box.locator("input").fill(text)
-        offered = box.locator(".option-display-name > div > span:first-child")
+        # The second of each pair is what releases after 0.3.75 have.
+        offered = box.locator(
+            ".option-display-name > div > span:first-child, [role=option] .text-sm > span.truncate"
+        )
         wanted = offered.filter(has_text=re.compile(f"^{re.escape(title)}$"))
         wanted.wait_for()
         titles = offered.all_inner_texts()
         wanted.click()
         # While it fades out, what it lies on still takes all clicks.
-        self.page.locator(".node-search-box-dialog-mask").wait_for(state="detached")
+        mask = ".node-search-box-dialog-mask, .p-dialog-mask:has(> .p-dialog > [role=search])"
+        self.page.locator(mask).wait_for(state="detached")
         return titles
 
     def _search_box(self) -> Locator:
         """Open the search by a double click."""
-        box = self.page.locator(".comfy-vue-node-search-box")
+        box = self.page.locator(".comfy-vue-node-search-box, .p-dialog > [role=search]")
 
         def double_click() -> None:
             # On a busy machine the second click may come late. Elsewhere, two clicks remain two.
@@ -417,8 +421,13 @@ class ComfyPage:
         page = self.page.locator(".node-help-content")
         page.locator("h1").wait_for()
         text = page.inner_text()
-        # Closes it again, so that it covers nothing of the graph.
-        self.page.get_by_test_id("info-button").click()
+        # Closes it again, so that it covers nothing of the graph. Releases after 0.3.75 put it in
+        # a panel; the button is the one before its tabs.
+        tab = self.page.get_by_test_id("panel-tab-parameters")
+        if tab.is_visible():
+            tab.locator("xpath=preceding::button[1]").click()
+        else:
+            self.page.get_by_test_id("info-button").click()
         page.wait_for(state="hidden")
         return text
 
