@@ -10,7 +10,7 @@ import importlib
 import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -35,20 +35,21 @@ def pack_folder(comfyui: Path) -> Path:
     return folder
 
 
-def command_line(comfyui: Path, base: Path) -> list[str]:
+def command_line(comfyui: Path, base: Path, packs: Sequence[Path] = ()) -> list[str]:
     """ComfyUI's arguments for running on the CPU with `base` in the place of its own folders.
 
     Everything it reads and writes lies in `base`, apart from the tiny models and the two node
-    packs, which it finds through a list of extra paths. So whatever models, settings and other
-    node packs someone has in that ComfyUI stay out of the tests, and stay as they are.
+    packs, which it finds through a list of extra paths, with those that a test adds. So whatever
+    models, settings and other node packs someone has in that ComfyUI stay out of the tests, and
+    stay as they are.
     """
     (base / "custom_nodes").mkdir(parents=True)
-    pack = pack_folder(comfyui)
+    all_packs = [pack_folder(comfyui), PROMPTS_PACK, *packs]
     extra_paths = {
         "diffusion_models": str(ASSETS),
         "vae": str(ASSETS),
         "loras": str(ASSETS),
-        "custom_nodes": f"{pack.parent}\n{PROMPTS_PACK.parent}",
+        "custom_nodes": "\n".join(str(each.parent) for each in all_packs),
     }
     # The file has to be YAML, and JSON is YAML.
     listing = base / "extra_model_paths.yaml"
@@ -61,7 +62,7 @@ def command_line(comfyui: Path, base: Path) -> list[str]:
         *("--database-url", f"sqlite:///{base / 'comfyui.db'}"),
         "--disable-api-nodes",
         "--disable-all-custom-nodes",
-        *("--whitelist-custom-nodes", pack.name, PROMPTS_PACK.name),
+        *("--whitelist-custom-nodes", *(each.name for each in all_packs)),
     ]
 
 

@@ -21,7 +21,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,6 +114,14 @@ class Server:
         """Cancel the prompt that is running, as the artist's Cancel does."""
         self._request("/interrupt", {})
 
+    def free(self) -> None:
+        """Have the server forget all models and outputs, at the latest before its second prompt."""
+        self._request("/free", {"unload_models": True, "free_memory": True})
+
+    def forget_history(self) -> None:
+        """Have the server forget the prompts that are done."""
+        self._request("/history", {"clear": True})
+
     def wait_until_ready(self, timeout: float) -> None:
         """Wait until the server answers."""
         deadline = time.monotonic() + timeout
@@ -144,13 +152,20 @@ class Server:
 
 
 @contextmanager
-def running_server(comfyui: Path | None = None, timeout: float = 180) -> Iterator[Server]:
-    """Start ComfyUI, wait until it answers, and leave no process and no file of it behind."""
+def running_server(
+    comfyui: Path | None = None, timeout: float = 180, packs: Sequence[Path] = ()
+) -> Iterator[Server]:
+    """Start ComfyUI, wait until it answers, and leave no process and no file of it behind.
+
+    Args:
+        packs: folders of node packs for the test at hand alone.
+    """
     comfyui = comfyui or comfyui_path()
     with tempfile.TemporaryDirectory(prefix="bad-version-guider-") as folder, _signals_unwind():
         base = Path(folder) / "comfyui"
         port = _free_port()
-        command = [sys.executable, "-u", str(comfyui / "main.py"), *command_line(comfyui, base)]
+        command = [sys.executable, "-u", str(comfyui / "main.py")]
+        command += command_line(comfyui, base, packs)
         command += ["--listen", "127.0.0.1", "--port", str(port), "--disable-auto-launch"]
         command += ["--preview-method", "auto"]  # ComfyUI shows none by itself, many artists do.
         log_file = base / "server.log"
