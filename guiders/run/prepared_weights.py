@@ -9,7 +9,9 @@ the patches are kept.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -128,6 +130,50 @@ class WeakWeights(torch.nn.Module):
 
 
 @dataclass(frozen=True)
+class _SeenPatches:
+    """Patches to know again, which are not kept alive for it.
+
+    A checkpoint that is the weak model lives on when the artist takes the LoRAs off the main one,
+    and their tensors must not.
+
+    Attributes:
+        parts: all that they consist of, by weak reference where it is more than a number or name.
+    """
+
+    parts: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, patches: Iterable[Any]) -> _SeenPatches:
+        return cls(tuple(_weak_parts(patches)))
+
+    def are(self, other: _SeenPatches) -> bool:
+        """Whether these are the others, and all of them are still there."""
+        return len(self.parts) == len(other.parts) and all(
+            map(_is_same_part, self.parts, other.parts)
+        )
+
+
+def _weak_parts(patch: Any) -> Iterator[Any]:
+    if isinstance(patch, tuple | list):
+        yield len(patch)  # So that parts cannot go from one patch into the next.
+        for part in patch:
+            yield from _weak_parts(part)
+    elif isinstance(patch, MethodType):  # Made anew each time that it is asked for.
+        yield from _weak_parts((patch.__self__, patch.__func__))
+    else:
+        try:
+            yield weakref.ref(patch)
+        except TypeError:  # A number or a name, or None.
+            yield patch
+
+
+def _is_same_part(a: Any, b: Any) -> bool:
+    if isinstance(a, weakref.ref) and isinstance(b, weakref.ref):
+        return a() is not None and a() is b()
+    return a is b or (isinstance(a, int | float | str) and type(a) is type(b) and a == b)
+
+
+@dataclass(frozen=True)
 class _Source:
     """What a weak tensor comes from, and what it has been compared with.
 
@@ -140,8 +186,8 @@ class _Source:
             0 where there is none to be found.
         in_place: fingerprint of the weight as it is in place.
         address: of the weight in place.
-        main_patches: those of the main model; None while they are applied on the fly, so that
-            there is nothing in place to compare with.
+        main_patches: those of the main model, to know them again; None while they are applied on
+            the fly, so that there is nothing in place to compare with.
     """
 
     patches: Patches
@@ -151,7 +197,7 @@ class _Source:
     base: int
     in_place: int
     address: tuple[torch.device, int]
-    main_patches: Patches | None
+    main_patches: _SeenPatches | None
 
     def makes_the_same_as(self, other: _Source) -> bool:
         return (
@@ -164,7 +210,7 @@ class _Source:
         return (
             self.main_patches is not None
             and other.main_patches is not None
-            and same_objects(self.main_patches, other.main_patches)
+            and self.main_patches.are(other.main_patches)
             and self.in_place == other.in_place
         )
 
@@ -184,7 +230,7 @@ def _sources(main: ModelPatcher, weak: ModelPatcher) -> dict[str, _Source]:
 
     def source(key: str, weight: torch.nn.Parameter) -> _Source:
         layer, name = comfy.layer_of(main.model, key)
-        patches = tuple(comfy.patches_of(main).get(key, ()))
+        main_patches = _SeenPatches.of(comfy.patches_of(main).get(key, ()))
         return _Source(
             patches=tuple(comfy.patches_of(weak).get(key, ())),
             layer=weakref.ref(layer),
@@ -193,7 +239,7 @@ def _sources(main: ModelPatcher, weak: ModelPatcher) -> dict[str, _Source]:
             base=base.get(key, 0),
             in_place=in_place[key],
             address=comfy.address(weight),
-            main_patches=None if comfy.patched_on_the_fly(layer, name) else patches,
+            main_patches=None if comfy.patched_on_the_fly(layer, name) else main_patches,
         )
 
     return {key: source(key, weight) for key, weight in weights.items()}

@@ -38,10 +38,10 @@ def pack_folder(comfyui: Path) -> Path:
 def command_line(comfyui: Path, base: Path, packs: Sequence[Path] = ()) -> list[str]:
     """ComfyUI's arguments for running on the CPU with `base` in the place of its own folders.
 
-    Everything it reads and writes lies in `base`, apart from the tiny models, the two node packs
-    and those that a test adds, which it finds through a list of extra paths. So whatever models,
-    settings and other node packs someone has in that ComfyUI stay out of the tests, and stay as
-    they are.
+    Everything it reads and writes lies in `base`, apart from the tiny models and the two node
+    packs, which it finds through a list of extra paths, with those that a test adds. So whatever
+    models, settings and other node packs someone has in that ComfyUI stay out of the tests, and
+    stay as they are.
     """
     (base / "custom_nodes").mkdir(parents=True)
     all_packs = [pack_folder(comfyui), PROMPTS_PACK, *packs]

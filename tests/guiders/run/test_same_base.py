@@ -501,6 +501,23 @@ def test_they_go_when_the_weak_model_goes(main, positive, guide, own):
     assert {patcher.model for patcher in comfy.model_management.loaded_models()} == {main.model}
 
 
+def test_patches_that_the_main_model_had_are_not_kept(main, positive, guide, patchings):
+    """A checkpoint, the weak model here, stays when the artist takes the LoRA off the main one."""
+    lora = add_weights(main)
+    guider = guide(model=lora, positive=positive, weak_model=main)
+    run = Run.of(main)
+    run.sample(guider)
+    count = len(patchings)
+    # Known again while they are there.
+    run.sample(guider)
+    assert len(patchings) == count
+    tensors = [weakref.ref(patch[1][1][0]) for (patch,) in lora.patches.values()]
+    del lora, guider
+    run.sample(core_guider(main, positive))
+    gc.collect()
+    assert [tensor() for tensor in tensors] == [None] * len(tensors)
+
+
 def test_comfyui_manages_them(main, positive, negative, guide, own, requested):
     """It loads them along with the model, both times it is asked to, and knows their size."""
     comfy.model_management.unload_all_models()
