@@ -230,7 +230,9 @@ def _sources(main: ModelPatcher, weak: ModelPatcher) -> dict[str, _Source]:
 
     def source(key: str, weight: torch.nn.Parameter) -> _Source:
         layer, name = comfy.layer_of(main.model, key)
-        main_patches = _SeenPatches.of(comfy.patches_of(main).get(key, ()))
+        main_patches = None
+        if not comfy.patched_on_the_fly(layer, name):
+            main_patches = _SeenPatches.of(comfy.patches_of(main).get(key, ()))
         return _Source(
             patches=tuple(comfy.patches_of(weak).get(key, ())),
             layer=weakref.ref(layer),
@@ -239,7 +241,7 @@ def _sources(main: ModelPatcher, weak: ModelPatcher) -> dict[str, _Source]:
             base=base.get(key, 0),
             in_place=in_place[key],
             address=comfy.address(weight),
-            main_patches=None if comfy.patched_on_the_fly(layer, name) else main_patches,
+            main_patches=main_patches,
         )
 
     return {key: source(key, weight) for key, weight in weights.items()}

@@ -175,6 +175,13 @@ def assert_closed_form(run, cell, positive, mixes):
         assert close(recording.denoised[i], g + push), f"model call {i} is off"
 
 
+def assert_same_again(run, cell, latent):
+    """The same guider gives the same bits once more; what it predicted this time stays recorded."""
+    recording = cell.recording
+    del recording.x[:], recording.sigma[:], recording.denoised[:]
+    assert torch.equal(run.sample(cell.guider), latent)
+
+
 @pytest.mark.parametrize(("kind", "bad", "place", "by"), CELLS)
 def test_neighbour(kind, bad, place, by, cell, main, positive):
     needs = KINDS[kind].needs
@@ -189,9 +196,7 @@ def test_neighbour(kind, bad, place, by, cell, main, positive):
         return
     latent = run.sample(asked.guider)
     traces = state(*asked.models)
-    recording = asked.recording
-    del recording.x[:], recording.sigma[:], recording.denoised[:]
-    assert torch.equal(run.sample(asked.guider), latent)
+    assert_same_again(run, asked, latent)
     assert state(*asked.models) == traces
     assert_closed_form(run, asked, positive, KINDS[kind].mixes)
 
@@ -209,8 +214,5 @@ def own_weights(request, node):
 def test_loader_of_another_pack(bad, by, own_weights, cell, positive):
     run = Run.of(own_weights, steps=STEPS)
     asked = cell("none", bad, "before", by, base=own_weights)
-    latent = run.sample(asked.guider)
-    recording = asked.recording
-    del recording.x[:], recording.sigma[:], recording.denoised[:]
-    assert torch.equal(run.sample(asked.guider), latent)
+    assert_same_again(run, asked, run.sample(asked.guider))
     assert_closed_form(run, asked, positive, mixes=False)
