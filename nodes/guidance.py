@@ -31,19 +31,23 @@ PATCH_NAME = "Bad-Version Patch"
 # The page searches nodes by name only, and many know this method by the paper's name.
 _TITLE = "{} (Autoguidance)"
 
+# What weak_scale is at first; good for most models.
+WEAK_SCALE = 2.0
+
 _MOST_STEPS = 16
 
 # What auto.weak_version does, in words.
 _AUTO = (
-    "a U-Net (SD1.5, SDXL) by Weaken Attention, other networks by Weaken by Skipping Blocks, both "
-    "with default settings"
+    "If nothing is connected here and in weak_positive, and weak_scale is not 1, the model itself "
+    "is weakened: by the published recipe of its family, a U-Net (SD1.5, SDXL) by Weaken "
+    "Attention, other networks by Weaken by Skipping Blocks."
 )
 
 
 def _weak_scale_input() -> io.Float.Input:
     return io.Float.Input(
         "weak_scale",
-        default=2.0,
+        default=WEAK_SCALE,
         min=0.0,
         max=100.0,
         step=0.05,
@@ -68,14 +72,14 @@ def _weak_every_input() -> io.Int.Input:
     )
 
 
-def _weak_model_input(not_connected: str) -> io.Model.Input:
+def _weak_model_input() -> io.Model.Input:
     return io.Model.Input(
         "weak_model",
         optional=True,
         tooltip="The bad version to push away from: a smaller, earlier or more compressed model "
         "with the same kind of latents, the same checkpoint without its LoRAs, or the output of a "
         "Weaken node. It works best if it makes the same kind of mistakes as the model, only more "
-        f"of them. {not_connected}",
+        f"of them. {_AUTO}",
     )
 
 
@@ -156,8 +160,9 @@ class BadVersionGuider(io.ComfyNode):
             display_name=_TITLE.format(GUIDER_NAME),
             category=CATEGORY,
             description="Guides the sampler away from a bad version of the image: what a weak "
-            "model would make of the same prompt, a negative prompt, or both. Without either, the "
-            "model itself is weakened to make the bad version.",
+            "model would make of the same prompt, a negative prompt, or both. Without a weak "
+            "model, the model itself is weakened to make the bad version; weak_scale 1 switches "
+            "that off.",
             inputs=[
                 io.Model.Input(
                     "model",
@@ -186,11 +191,7 @@ class BadVersionGuider(io.ComfyNode):
                     tooltip="What you do not want in the image, or an empty prompt. Not connected: "
                     "there is no negative push, and cfg has no effect.",
                 ),
-                _weak_model_input(
-                    "If nothing is connected here, in negative and in weak_positive, the model "
-                    f"itself is weakened: {_AUTO}. With a negative prompt alone, weak_scale has no "
-                    "effect."
-                ),
+                _weak_model_input(),
                 _weak_positive_input(),
                 *_push_inputs("the negative prompt"),
                 _probe_input(),
@@ -231,8 +232,6 @@ class BadVersionGuider(io.ComfyNode):
             Push(weak_strength, weak_schedule, weak_shape),
             Push(None, negative_schedule, negative_shape),
             has_negative=has_negative,
-            # A negative prompt alone is a bad version too.
-            negative_is_enough=has_negative,
             weak_model=weak_model,
             weak_prompt=weak_positive,
             every=weak_every,
@@ -256,7 +255,7 @@ class BadVersionPatch(io.ComfyNode):
             description="Makes any sampler push away from what a weak model would make of the same "
             "prompt. Connect it between the model and the sampler; the negative prompt and cfg "
             "stay those of the sampler. Without a weak model, the model itself is weakened to make "
-            "the bad version.",
+            "the bad version; weak_scale 1 switches that off.",
             inputs=[
                 io.Model.Input(
                     "model",
@@ -264,10 +263,7 @@ class BadVersionPatch(io.ComfyNode):
                 ),
                 _weak_scale_input(),
                 _weak_every_input(),
-                _weak_model_input(
-                    "If nothing is connected here, in weak_positive, negative_schedule and "
-                    f"negative_shape, the model itself is weakened: {_AUTO}."
-                ),
+                _weak_model_input(),
                 _weak_positive_input(),
                 *_push_inputs("the sampler's own negative prompt"),
                 _probe_input(),
@@ -302,15 +298,12 @@ class BadVersionPatch(io.ComfyNode):
         """
         weak_strength = _strength(PATCH_NAME, "weak_scale", weak_scale)
         _check_steps(PATCH_NAME, "weak_every", weak_every)
-        negative_push = Push(None, negative_schedule, negative_shape)
         guidance = settle(
             PATCH_NAME,
             model,
             Push(weak_strength, weak_schedule, weak_shape),
-            negative_push,
+            Push(None, negative_schedule, negative_shape),
             has_negative=True,
-            # Inputs for the sampler's own negative push do not ask for a weak one.
-            negative_is_enough=not negative_push.is_plain,
             weak_model=weak_model,
             weak_prompt=weak_positive,
             every=weak_every,

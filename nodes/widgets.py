@@ -19,13 +19,13 @@ def number(
     )
 
 
-def language_input() -> io.Combo.Input:
-    """The language of the words in a drawing; `LANGUAGES` has the folder of each."""
+def language_input(of: str = "the words in the drawing") -> io.Combo.Input:
+    """The language of what a node says; `LANGUAGES` has the folder of each."""
     return io.Combo.Input(
         "language",
         options=list(LANGUAGES),
         default="English",
-        tooltip="Language of the words in the drawing. Nothing else changes.",
+        tooltip=f"Language of {of}. Nothing else changes.",
     )
 
 

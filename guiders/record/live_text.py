@@ -24,10 +24,12 @@ class LiveText:
 
     Args:
         show: is given each new text.
+        weak: the weak model in words; "" without one.
     """
 
-    def __init__(self, show: Callable[[str], None]) -> None:
+    def __init__(self, show: Callable[[str], None], weak: str = "") -> None:
         self._show = show
+        self._weak = weak
         self._next = 0.0
         self._last: tuple[Tensor, Tensor, Tensor, Mapping[str, Strength]] | None = None
 
@@ -59,6 +61,7 @@ class LiveText:
         parts = [f"sigma {float(sigma.max()):.3g}"]
         parts += [f"{name} {_range(1.0 + strength)}" for name, strength in strengths.items()]
         parts.append(f"push {_range(push)} %")
+        parts += [f"away from {self._weak}"] if self._weak else []
         self._show(" · ".join(parts))
 
 

@@ -24,7 +24,7 @@ from .finite import Finite
 from .negative import NegativePush
 from .settings import WRAPPER_KEY, Guidance, WeakPush, unguided
 from .side_run import SideRun
-from .watch import Watch, look_back
+from .watch import Watch, announce, look_back
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -139,6 +139,7 @@ class GuidedRun:
                 self._hang_into(options)
                 return executor(*args, **kwargs)
 
+        announce(self._guidance, self._guider)
         run: Callable[[], Tensor] = main_run
         for side in self._sides.values():
             run = partial(side.around, run, args, kwargs)
@@ -146,7 +147,7 @@ class GuidedRun:
             latent = run()
         finally:
             self._call = self._of_positive = None
-        look_back(self._node, self._noise, self._pushes, self._sides.get(_WEAK))
+        look_back(self._guidance, self._noise, self._pushes, self._sides.get(_WEAK))
         self._watch.finish(latent)
         return latent
 

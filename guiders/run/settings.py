@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from .. import comfy
@@ -29,6 +29,9 @@ class WeakPush:
     Attributes:
         model: the bad version; another checkpoint, or the same base with other patches.
         push: its strength, schedules and shapes.
+        what: the bad version in words, for the log and the artist's node.
+        source: where its settings come from, if they are not the artist's.
+        timed_by_source: whether its schedules, too, come from there.
         prompt: what the weak model sees; None for the positive conditioning of the run.
         every: steps from one prediction of the weak model to the next; see
             :class:`.memory.Carried`.
@@ -37,6 +40,9 @@ class WeakPush:
 
     model: ModelPatcher
     push: Push
+    what: str
+    source: str = ""
+    timed_by_source: bool = False
     prompt: Conditioning | None = None
     every: int = 1
     key: str = field(default_factory=lambda: f"{WRAPPER_KEY}_{uuid.uuid4().hex}")
@@ -87,7 +93,6 @@ def settle(
     negative: Push,
     *,
     has_negative: bool,
-    negative_is_enough: bool,
     weak_model: ModelPatcher | None = None,
     weak_prompt: Conditioning | None = None,
     every: int = 1,
@@ -105,7 +110,6 @@ def settle(
         weak: strength, schedules and shapes of the push away from the weak model.
         negative: schedules and shapes of the sampler's push away from the negative prompt.
         has_negative: whether there is a negative prompt to push away from.
-        negative_is_enough: whether the artist who connects nothing for a weak model wants none.
         weak_model: the artist's, if any.
         weak_prompt: the artist's prompt for it, if any.
         every: steps from one prediction of the weak model to the next.
@@ -116,16 +120,23 @@ def settle(
         GuidanceError: for a schedule or shape without a push, and where the two models do not fit
             together, or are the same one.
     """
+    if not has_negative:
+        _refuse_without_negative(node, weak, negative)
     is_connected = weak_model is not None or weak_prompt is not None
-    is_wanted = is_connected or not negative_is_enough
-    _require_pushes(node, weak, is_wanted, negative, has_negative)
-    if not is_wanted or (weak.is_off and not is_connected):
+    if weak.is_off and not is_connected:
         return Guidance(node, None, negative, probe)
+    source, timed_by_source = "", False
     if not is_connected:
-        weak_model = auto.weak_version(node, model)
+        made = auto.weak_version(node, unguided(model))
+        weak_model, what, source = made.model, made.what, made.source
+        # When to push is a part of the recipe, unless the artist says when.
+        if made.schedules and not weak.schedules:
+            weak, timed_by_source = replace(weak, schedules=made.schedules), True
     elif weak_prompt is not None and (weak_model is None or weak_model is model):
         # The bad version is the model itself, but without the guidance of patches before this one.
-        weak_model = unguided(model)
+        weak_model, what = unguided(model), "the model with weak_positive"
+    else:
+        what = "weak_model" if weak_prompt is None else "weak_model with weak_positive"
     check_pair(node, model, weak_model)
     if weak_model.get_wrappers(WrappersMP.OUTER_SAMPLE, WRAPPER_KEY):
         raise bad_input(
@@ -137,35 +148,23 @@ def settle(
         )
     if is_final:
         require_difference(node, model, weak_model, has_own_prompt=weak_prompt is not None)
-    push = None if weak.is_off else WeakPush(weak_model, weak, weak_prompt, every)
+    if weak.is_off:
+        return Guidance(node, None, negative, probe)
+    push = WeakPush(weak_model, weak, what, source, timed_by_source, weak_prompt, every)
     return Guidance(node, push, negative, probe)
 
 
-def _require_pushes(
-    node: str, weak: Push, has_weak: bool, negative: Push, has_negative: bool
-) -> None:
-    """Raise ``GuidanceError`` for a schedule or shape that has no push to act on."""
-    connect = {"weak": "'weak_model' or 'weak_positive'", "negative": "'negative'"}
-    for name, push, is_there, other, has_other in (
-        ("weak", weak, has_weak, "negative", has_negative),
-        ("negative", negative, has_negative, "weak", has_weak),
-    ):
-        for kind, parts in (("schedule", push.schedules), ("shape", push.shapes)):
-            if parts and not is_there:
-                raise bad_input(
-                    node,
-                    f"{name}_{kind}",
-                    f"a {kind}, but there is no push that it could act on",
-                    f"something connected to {connect[name]} as well",
-                )
-        for shape in push.shapes:
-            if shape.needs_other_push and not has_other:
-                raise bad_input(
-                    node,
-                    f"{name}_shape",
-                    f"{shape.node}, which compares with the other push, and there is none",
-                    f"something connected to {connect[other]} as well",
-                )
+def _refuse_without_negative(node: str, weak: Push, negative: Push) -> None:
+    """Raise ``GuidanceError`` for a schedule or shape that needs a negative prompt."""
+    connect = "something connected to 'negative' as well"
+    for kind, parts in (("schedule", negative.schedules), ("shape", negative.shapes)):
+        if parts:
+            got = f"a {kind}, but there is no push that it could act on"
+            raise bad_input(node, f"negative_{kind}", got, connect)
+    for shape in weak.shapes:
+        if shape.needs_other_push:
+            got = f"{shape.node}, which compares with the other push, and there is none"
+            raise bad_input(node, "weak_shape", got, connect)
 
 
 def unguided(model: ModelPatcher) -> ModelPatcher:

@@ -7,11 +7,13 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from ..models import changes_nothing
+from ..push.push import is_off
 from ..record.live_text import LiveText
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..comfy import CFGGuider
     from ..push.call import Call
     from ..push.noise import Noise
     from ..push.push import RunningPush
@@ -32,7 +34,8 @@ class Watch:
     """
 
     def __init__(self, guidance: Guidance, latent_format: Any) -> None:
-        self._live = None if guidance.show is None else LiveText(guidance.show)
+        weak = "" if guidance.weak is None else guidance.weak.what
+        self._live = None if guidance.show is None else LiveText(guidance.show, weak)
         self._recorder: Recorder | None = None
         if guidance.probe is not None:
             self._recorder = guidance.probe.recorder(latent_format)
@@ -60,11 +63,28 @@ class Watch:
             self._recorder.finish(latent)
 
 
-def look_back(node: str, noise: Noise, pushes: Iterable[RunningPush], weak: SideRun | None) -> None:
+def announce(guidance: Guidance, guider: CFGGuider) -> None:
+    """Say in the log which bad versions a run is pushed away from."""
+    away_from = []
+    weak = guidance.weak
+    if weak is not None:
+        away_from.append(f"{weak.what}, weak_scale {1 + weak.push.strength:g}")
+    if not is_off(guider.cfg - 1):
+        away_from.append(f"the negative prompt, cfg {guider.cfg:g}")
+    if away_from:
+        source = f" Settings from: {weak.source}." if weak and weak.source else ""
+        logging.info(
+            "%s: pushes away from %s.%s", guidance.node, ", and from ".join(away_from), source
+        )
+
+
+def look_back(
+    guidance: Guidance, noise: Noise, pushes: Iterable[RunningPush], weak: SideRun | None
+) -> None:
     """Tell of guidance that has come to nothing in a run.
 
     Args:
-        node: display name of the artist's node.
+        guidance: of the node.
         noise: of the run.
         pushes: all that have a schedule or shape.
         weak: what has predicted for the weak model.
@@ -72,6 +92,7 @@ def look_back(node: str, noise: Noise, pushes: Iterable[RunningPush], weak: Side
     Raises:
         GuidanceError: where the weak model has predicted the same as the main one all along.
     """
+    node = guidance.node
     compared, same = (0, 0) if weak is None else weak.same_as_main()
     if compared and same == compared:
         raise changes_nothing(node, "at every step of this run its prediction was the same")
@@ -87,10 +108,11 @@ def look_back(node: str, noise: Noise, pushes: Iterable[RunningPush], weak: Side
     for push in pushes:
         if push.was_never_on:
             logging.warning(
-                "%s, input '%s_schedule': it was off at every step of this run, whose sigmas "
+                "%s, input '%s_schedule': %s was off at every step of this run, whose sigmas "
                 "are %.4g to %.4g.",
                 node,
                 push.name,
+                _whose_schedule(guidance, push),
                 max(noise.sigmas),
                 min(noise.sigmas),
             )
@@ -101,3 +123,10 @@ def look_back(node: str, noise: Noise, pushes: Iterable[RunningPush], weak: Side
                 node,
                 push.name,
             )
+
+
+def _whose_schedule(guidance: Guidance, push: RunningPush) -> str:
+    weak = guidance.weak
+    if weak is not None and weak.timed_by_source and push.push is weak.push:
+        return f"nothing is connected, and the interval of {weak.source}"
+    return "it"

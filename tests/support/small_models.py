@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
@@ -65,6 +66,27 @@ def _random_weights(network: torch.nn.Module, seed: int) -> None:
     for name, buffer in network.named_buffers():
         if name == "pos_embed":
             buffer.copy_(0.5 * torch.randn(buffer.shape, generator=generator))
+
+
+def deepen(model: ModelPatcher, blocks: str, depth: int) -> ModelPatcher:
+    """Give a list of a network as many blocks as that of a real one.
+
+    They are copies of its first block, each with slightly smaller weights.
+
+    Args:
+        model: changed itself.
+        blocks: path of the list on the diffusion model.
+        depth: of the list after that.
+    """
+    found = model.model.diffusion_model.get_submodule(blocks)
+    # Behind the first one, since the last one may be of another kind.
+    for i in range(1, depth - len(found) + 1):
+        block = copy.deepcopy(found[0])
+        with torch.no_grad():
+            for parameter in block.parameters():
+                parameter.mul_(1 - 0.01 * i)
+        found.insert(i, block)
+    return model
 
 
 def patcher(

@@ -50,7 +50,7 @@ def sampled(main, pack, clock):
 def weak_push(pack, weak):
     def weak_push(*schedules):
         push = pack.guiders.push.push.Push(0.7, schedules)
-        return pack.guiders.run.settings.WeakPush(weak, push)
+        return pack.guiders.run.settings.WeakPush(weak, push, "a worse model")
 
     return weak_push
 
@@ -70,7 +70,9 @@ def test_says_sigma_scales_and_push(sampled, weak_push, main, positive, negative
     assert len(texts) == STEPS
     for text, sigma, push in zip(texts, recording.sigma, shares(recording, C), strict=True):
         found = re.fullmatch(
-            r"sigma (\S+) · cfg 3 · weak_scale 1.7 · push ([\d.]+)–([\d.]+) %", text
+            r"sigma (\S+) · cfg 3 · weak_scale 1.7 · push ([\d.]+)–([\d.]+) % "
+            "· away from a worse model",
+            text,
         )
         assert found, text
         values = torch.tensor([float(each) for each in found.groups()])
@@ -95,7 +97,7 @@ def test_tells_of_a_push_that_is_off(sampled, weak_push, main, positive, negativ
     texts, _ = sampled(weak_push(*only(run, 1)), positive, None, run=run)
     assert [re.search(r"weak_scale (\S+)", text)[1] for text in texts] == ["1", "1.7", "1", "1"]
     assert all("cfg" not in text for text in texts)
-    assert texts[0].endswith("push 0 %")
+    assert " · push 0 % · " in texts[0]
 
 
 def test_says_the_range_of_a_scale_that_differs_between_pictures(

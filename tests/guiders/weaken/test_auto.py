@@ -48,6 +48,11 @@ def by_hand(comfy_nodes):
     return by_hand
 
 
+def said(caplog):
+    """What the log says of bad versions, a run each."""
+    return [m for m in map(logging.LogRecord.getMessage, caplog.records) if "pushes away" in m]
+
+
 @each_architecture
 def test_guider_weakens_the_model_by_itself(architecture, model, by_hand, guide, caplog):
     run = Run.of(model, shape=architecture.latent, steps=2)
@@ -57,9 +62,9 @@ def test_guider_weakens_the_model_by_itself(architecture, model, by_hand, guide,
     weak = by_hand(architecture, model)
     assert torch.equal(itself, run.sample(guide(model=model, positive=positive, weak_model=weak)))
     assert distance(itself, run.sample(core_guider(model, positive))) > 1e-3
-    (text,) = [r.getMessage() for r in caplog.records if "is the bad version" in r.getMessage()]
-    assert text.startswith("Bad-Version Guider: ")
-    assert type(model.model.model_config).__name__ in text
+    (text,) = said(caplog)
+    name = type(model.model.model_config).__name__
+    assert text.startswith(f"Bad-Version Guider: pushes away from {name} ")
     what = "middle" if architecture.name in UNETS else "without"
     assert what in text
 
@@ -86,7 +91,7 @@ def test_patch_weakens_the_model_by_itself(architecture, model, by_hand, patch, 
         itself = run.sample(core_guider(patch(model), *both, 3.0))
     weak = by_hand(architecture, model)
     assert torch.equal(itself, run.sample(core_guider(patch(model, weak_model=weak), *both, 3.0)))
-    assert any(r.getMessage().startswith("Bad-Version Patch: ") for r in caplog.records)
+    assert all(text.startswith("Bad-Version Patch: ") for text in said(caplog)) and said(caplog)
 
 
 @each_architecture
@@ -99,17 +104,24 @@ def test_off_weakens_nothing(architecture, model, guide, patch, caplog):
         assert torch.equal(run.sample(guider), core)
         patched = patch(model, weak_scale=1.0)
         assert torch.equal(run.sample(core_guider(patched, positive)), core)
-    assert not any("is the bad version" in r.getMessage() for r in caplog.records)
+    assert said(caplog) == []
 
 
 @each_architecture
-def test_negative_alone_weakens_nothing(architecture, model, guide, caplog):
+def test_model_weakens_itself_beside_a_negative_prompt_too(
+    architecture, model, guide, patch, caplog
+):
+    """The guider with a negative prompt is the patch on a sampler that has one."""
     run = Run.of(model, shape=architecture.latent, steps=2)
-    positive, negative = architecture.conditioning(1), architecture.conditioning(2)
+    both = architecture.conditioning(1), architecture.conditioning(2)
     with caplog.at_level(logging.INFO):
-        guider = guide(model=model, positive=positive, negative=negative)
-    assert torch.equal(run.sample(guider), run.sample(core_guider(model, positive, negative, 3.0)))
-    assert not any("is the bad version" in r.getMessage() for r in caplog.records)
+        guided = run.sample(guide(model=model, positive=both[0], negative=both[1], cfg=3.0))
+    assert torch.equal(guided, run.sample(core_guider(patch(model), *both, 3.0)))
+    plain = run.sample(core_guider(model, *both, 3.0))
+    assert distance(guided, plain) > 1e-3
+    assert "weak_scale 1.7, and from the negative prompt, cfg 3." in said(caplog)[0]
+    off = guide(model=model, positive=both[0], negative=both[1], cfg=3.0, weak_scale=1.0)
+    assert torch.equal(run.sample(off), plain)
 
 
 @pytest.mark.parametrize("depth", [-1, -2])
@@ -121,7 +133,7 @@ def test_distilled_unet_weakens_itself(depth, guide):
     assert distance(itself, run.sample(core_guider(model, positive))) > 1e-3
 
 
-def test_what_is_neither_unet_nor_transformer_loses_rank(pack, monkeypatch, caplog):
+def test_what_is_neither_unet_nor_transformer_loses_rank(pack, monkeypatch):
     """Checked on the way only, since no such network is built small."""
     asked = []
 
@@ -133,7 +145,6 @@ def test_what_is_neither_unet_nor_transformer_loses_rank(pack, monkeypatch, capl
     model = sd3(0)
     bare = model.clone()
     bare.add_object_patch("diffusion_model", torch.nn.Sequential(torch.nn.Linear(2, 2)))
-    with caplog.at_level(logging.INFO):
-        pack.guiders.weaken.auto.weak_version("Some Node", bare)
+    made = pack.guiders.weaken.auto.weak_version("Some Node", bare)
     assert asked[0]["keep"] == 0.5 and len(asked[0]["keys"]) > 10
-    assert "half of the rank of its weights" in caplog.text
+    assert made.what == "SD3 with half of the rank of its weights"
