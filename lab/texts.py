@@ -2,10 +2,11 @@
 
     make texts
 
-Three places are written by hand: the schemas of the nodes (English names and tooltips, which
+Four places are written by hand: the schemas of the nodes (English names and tooltips, which
 ComfyUI's page shows wherever there is no translation), locales/zh/nodeDefs.json (the same in
-Chinese), and docs/help/ (what a help page says beyond these). From them come the help pages in
-web/docs/ and the tables of README.md that stand between comments.
+Chinese), docs/help/ (what a help page says beyond these), and the table of recipes. From them come
+the help pages in web/docs/, the tables of README.md that stand between comments, and
+docs/help/shared/recipes.md.
 
 A file docs/help/<node id>.md has a part for each language, below a heading with its name; a node
 whose tooltips say all there is to say needs none. A part begins with what follows the description;
@@ -27,6 +28,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from comfyui import library
@@ -34,6 +36,7 @@ from comfyui.install import ROOT, SetupError, comfyui_path
 from tabular import markdown_table
 
 HELP = ROOT / "docs" / "help"
+RECIPES = HELP / "shared" / "recipes.md"
 PAGES = ROOT / "web" / "docs"
 README = ROOT / "README.md"
 CHINESE = ROOT / "locales" / "zh" / "nodeDefs.json"
@@ -42,6 +45,10 @@ CHINESE = ROOT / "locales" / "zh" / "nodeDefs.json"
 Labels = Mapping[str, Mapping[str, Any]]
 
 NOTICE = "<!-- Written by `make texts`: see lab/texts.py for where each part comes from. -->"
+RECIPE_HEADER = {
+    "en": ("family", "bad version", "weak_scale", "when", "source"),
+    "zh": ("系列", "劣化版", "弱模型引导强度", "何时", "来源"),
+}
 SHARED = re.compile(r"^\{\{(\w+)\}\}$", re.MULTILINE)
 # More than an artist counts to: the range of a seed says nothing.
 ENDLESS = 2**32
@@ -128,14 +135,21 @@ def chinese_labels() -> dict[str, dict[str, Any]]:
     return json.loads(CHINESE.read_text(encoding="utf-8"))
 
 
-def derived(schemas: Sequence[Any]) -> dict[Path, str]:
+def derived(pack: ModuleType) -> dict[Path, str]:
     """Every derived file of the repository with its text.
+
+    Args:
+        pack: as ComfyUI has loaded it.
 
     Raises:
         TextError: for help that lacks a language or a section, or that no node has.
     """
+    schemas = [node.define_schema() for node in pack.NODES]
     labels = {"en": english_labels(schemas), "zh": chinese_labels()}
     texts = {README: with_tables(README.read_text(encoding="utf-8"), schemas)}
+    texts[RECIPES] = "\n".join(
+        f"# {language.name}\n\n{recipe_rows(pack, code)}\n" for code, language in LANGUAGES.items()
+    )
     for schema in schemas:
         for code, language in LANGUAGES.items():
             page = help_page(schema, labels[code][schema.node_id], language)
@@ -289,6 +303,23 @@ def in_language(source: Path, language: Language) -> str:
     return parts[language.name]
 
 
+def recipe_rows(pack: ModuleType, language: str) -> str:
+    """The rows of a table of all recipes that have a source."""
+    told = pack.nodes.recipe
+    rows = [
+        (
+            each.family,
+            told.how(each.way, f"`{each.blocks}`", language),
+            plain(1 + each.strength),
+            told.when(each, language),
+            each.source,
+        )
+        for each in pack.guiders.weaken.recipes.TABLE
+        if each.source
+    ]
+    return markdown_table(RECIPE_HEADER[language], rows)
+
+
 # README
 
 
@@ -335,19 +366,22 @@ def first_sentence(text: str) -> str:
     return re.split(r"(?<=[.]) (?=[A-Z])", text, maxsplit=1)[0]
 
 
-def load_schemas(base: Path) -> list[Any]:
-    """What every node of the pack says of itself, with `base` for ComfyUI's own folders."""
+def load_pack(base: Path) -> ModuleType:
+    """The pack as ComfyUI loads it, with `base` for ComfyUI's own folders."""
     comfyui = comfyui_path()
     library.prepare(comfyui, base)
     library.load_pack(importlib.import_module("nodes"), library.pack_folder(comfyui))
-    return [node.define_schema() for node in library.loaded_pack(comfyui).NODES]
+    return library.loaded_pack(comfyui)
 
 
 def main() -> int:
     """Write all that is derived, and delete pages of nodes that are no more."""
     try:
         with tempfile.TemporaryDirectory() as base:
-            texts = derived(load_schemas(Path(base)))
+            pack = load_pack(Path(base))
+            # Pages include it.
+            RECIPES.write_text(derived(pack)[RECIPES], encoding="utf-8")
+            texts = derived(pack)
     except (SetupError, library.LoadError, TextError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from ..guiders.run.settings import unguided
 from ..guiders.weaken.auto import WeakVersion, weak_version
+from ..guiders.weaken.recipes import Recipe
 from .drawing.style import LANGUAGES
 from .guidance import CATEGORY, WEAK_SCALE
 from .progress import progress_text
@@ -100,16 +101,23 @@ class BadVersionRecipe(io.ComfyNode):
         return io.NodeOutput(made.model, scale, made.schedules, text)
 
 
-def _told(made: WeakVersion, scale: float, language: str) -> str:
-    """What was chosen, in an artist's words."""
-    how = _WAYS[language][made.way].format(made.blocks)
+def how(way: str, blocks: str, language: str) -> str:
+    """In what way a model is weakened, in an artist's words."""
+    return _WAYS[language][way].format(blocks)
+
+
+def when(recipe: Recipe | None, language: str) -> str:
+    """In which part of sampling to push, in an artist's words."""
     always, interval = _WHEN[language]
-    recipe = made.recipe
-    when = always
-    if recipe is not None and not recipe.is_always_on:
-        when = interval.format(*(f"{100 * share:g}" for share in (recipe.start, recipe.end)))
+    if recipe is None or recipe.is_always_on:
+        return always
+    return interval.format(*(f"{100 * share:g}" for share in (recipe.start, recipe.end)))
+
+
+def _told(made: WeakVersion, scale: float, language: str) -> str:
     sentence = _SOURCED if made.source else _UNSOURCED
-    return sentence[language].format(made.family, how, scale, when, made.source)
+    done, then = how(made.way, made.blocks, language), when(made.recipe, language)
+    return sentence[language].format(made.family, done, scale, then, made.source)
 
 
 NODES: list[type[io.ComfyNode]] = [BadVersionRecipe]

@@ -154,7 +154,8 @@ def _guided(
     main = drawing.models.main
     if bad_version in NEGATIVE_PROMPTS:
         inputs = {f"negative_{name}": value for name, value in push.items()}
-        model = drawing.node("BadVersionPatch", model=main, **inputs) if push else main
+        off = {"weak_scale": 1.0, **inputs}
+        model = drawing.node("BadVersionPatch", model=main, **off) if push else main
         return model, scale, NEGATIVE_PROMPTS[bad_version]
     inputs = {f"weak_{name}": value for name, value in push.items()}
     weak = WEAK_MODELS[bad_version](drawing)

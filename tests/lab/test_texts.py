@@ -7,8 +7,8 @@ from comfyui.install import ROOT
 
 
 def test_derived_texts_are_up_to_date(pack):
-    wanted = texts.derived([node.define_schema() for node in pack.NODES])
-    there = {*texts.PAGES.rglob("*.md"), texts.README}
+    wanted = texts.derived(pack)
+    there = {*texts.PAGES.rglob("*.md"), texts.README, texts.RECIPES}
     stale = (wanted.keys() ^ there) | {
         path for path in wanted.keys() & there if path.read_text(encoding="utf-8") != wanted[path]
     }

@@ -78,8 +78,9 @@ ENGLISH = {
     "skip": "no: not whole blocks",
     "ways": {"attention": "weaker attention", "skip": "skipped blocks", "rank": "low rank"},
     "before": "Which nodes can weaken which model in a recent ComfyUI, and what the guider does "
-    "where nothing to push away from is connected. The *Weaken* nodes that are not shown work on "
-    "every model. Where it says no, the node reports an error before anything is sampled.",
+    "where no weak model is connected and *Guidance Recipe* knows no recipe. The *Weaken* nodes "
+    "that are not shown work on every model. Where it says no, the node reports an error before "
+    "anything is sampled.",
 }
 CHINESE = {
     "heading": "## 适用于哪些模型",
@@ -89,7 +90,8 @@ CHINESE = {
     "tokens": "否：不是单一序列",
     "skip": "否：模块不完整",
     "ways": {"attention": "弱化注意力", "skip": "跳过模块", "rank": "降低秩"},
-    "before": "在较新的 ComfyUI 中，哪些弱化节点能处理哪些模型，以及没有连接弱模型时引导器怎么做。"
+    "before": "在较新的 ComfyUI 中，哪些弱化节点能处理哪些模型，以及没有连接弱模型、"
+    "“引导配方”也没有配方时引导器怎么做。"
     "未列出的弱化节点适用于所有模型。标为“否”时，节点会在采样之前报错。",
 }
 LANGUAGES = {"English": ENGLISH, "中文": CHINESE}
