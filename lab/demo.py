@@ -67,7 +67,12 @@ class Way:
 
 WAYS = (
     Way("No guidance", disconnected=("negative", "weak_model"), scales=()),
-    Way("Negative prompt", disconnected=("weak_model",), scales=("cfg",)),
+    Way(
+        "Negative prompt",
+        disconnected=("weak_model",),
+        scales=("cfg",),
+        own={"weak_scale": 1.0},
+    ),
     # The block that is skipped then is a third of so small a network: a little of that is enough.
     Way(
         "Bad version of itself",
@@ -104,7 +109,7 @@ def guided(prompt: Prompt, way: Way, kind: str, seed: int) -> Prompt:
     for name in way.disconnected:
         del inputs[name]
     if not way.scales:
-        # With nothing connected, our guider makes a bad version by itself; core's makes none.
+        # With no weak model, our guider makes a bad version by itself; core's makes none.
         guider["class_type"] = "BasicGuider"
         guider["inputs"] = {"model": inputs["model"], "conditioning": inputs["positive"]}
     return prompt

@@ -70,7 +70,7 @@ that images are closer to real ones. A higher coverage, from 0 to 1, means that 
 real images appear. Passes are what a step costs."""
 
 TAKEN = """\
-- With nothing connected, *Bad-Version Guider* skips some blocks of a transformer. Of the nodes
+- With no weak model, *Bad-Version Guider* skips some blocks of a transformer. Of the nodes
   that weaken the digits' model itself, this one is best. For emoji, low rank is better, but it
   needs a second copy of the weights and costlier passes. So the guider uses low rank only where
   blocks cannot be skipped. It no longer uses noise on the weights, which brings next to nothing.

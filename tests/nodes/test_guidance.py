@@ -52,6 +52,10 @@ WORKFLOWS_RELY_ON = {
         },
         "MODEL",
     ),
+    "BadVersionRecipe": (
+        {"model": "MODEL", "language": "COMBO"},
+        ("MODEL", "FLOAT", SCHEDULE, "STRING"),
+    ),
     "BadVersionWeakenAgainstBase": (
         {"model": "MODEL", "base_model": "MODEL", "amount": "FLOAT"},
         "MODEL",
@@ -226,6 +230,7 @@ CHOICES = {
         "columns": ["scale", "seed", "weak model", "schedule"],
         **LANGUAGES,
     },
+    "BadVersionRecipe": LANGUAGES,
     "BadVersionGuidancePlayground": {"page": ["methods", "how it works"], **LANGUAGES},
     "BadVersionGuidanceInterval": {"unit": UNITS},
     "BadVersionGuidanceRamp": {

@@ -149,6 +149,7 @@ def test_schedules_and_shapes_are_seen(main, weak, positive, negative, guide, no
 def test_posterior_of_a_dynamic_negative(main, positive, negative, guide, dynamic, probe):
     run, watched = Run.of(main, steps=STEPS, sampler="euler_ancestral"), probe()
     guided = guide(
+        weak_scale=1.0,
         model=main,
         positive=positive,
         negative=negative,

@@ -24,7 +24,7 @@ def test_every_model_call_has_the_closed_form(pushes, sampler, pair, positive, n
     main, weak = pair
     run = Run.of(main, sampler=sampler)
     inputs = {"negative": negative} if pushes != "weak" else {}
-    inputs |= {"weak_model": weak} if pushes != "negative" else {}
+    inputs |= {"weak_model": weak} if pushes != "negative" else {"weak_scale": 1.0}
     recorded, recording = record(main)
     run.sample(guide(model=recorded, positive=positive, **inputs))
     Pushes(

@@ -311,9 +311,9 @@ def test_core_nodes_act_on_the_push_that_is_left(
         return node(name, model=model, **STACKED[name])
 
     if where == "before":
-        run.sample(guide(model=stacked(recorded), **inputs))
+        run.sample(guide(weak_scale=1.0, model=stacked(recorded), **inputs))
     else:
-        guider = guide(model=recorded, **inputs)
+        guider = guide(weak_scale=1.0, model=recorded, **inputs)
         run.sample(core_guider(stacked(guider.model_patcher), positive, negative, CFG))
 
     by_hand = main.clone()
@@ -418,22 +418,15 @@ def test_guidance_that_is_not_plain_is_refused(
 
 
 @pytest.mark.parametrize("kind", ["schedule", "shape"])
-@pytest.mark.parametrize("push", ["negative", "weak"])
-def test_without_a_push_to_act_on_the_guider_refuses(
-    push, kind, guide, main, weak, positive, negative, pushes
+def test_without_a_negative_prompt_to_act_on_the_guider_refuses(
+    kind, guide, main, weak, positive, pushes
 ):
-    others = {"negative": {"weak_model": weak}, "weak": {"negative": negative}}[push]
+    name = f"negative_{kind}"
     with pytest.raises(ValueError) as caught:
-        guide(
-            model=main,
-            positive=positive,
-            **others,
-            **{f"{push}_{kind}": pushes[f"negative_{kind}"]},
-        )
+        guide(model=main, positive=positive, weak_model=weak, **{name: pushes[name]})
     text = str(caught.value)
-    assert text.startswith(f"Bad-Version Guider, input '{push}_{kind}': got a {kind}, but there is")
-    needed = {"negative": "'negative'", "weak": "'weak_model' or 'weak_positive'"}[push]
-    assert f"Expected something connected to {needed}" in text
+    assert text.startswith(f"Bad-Version Guider, input '{name}': got a {kind}, but there is")
+    assert "Expected something connected to 'negative'" in text
 
 
 def test_mask_at_picture_size(make, curve, main, positive, negative):

@@ -49,7 +49,7 @@ def test_patch_off_is_ksampler_for_every_scheduler(
 
 def test_guider_with_negative_only_is_core(main, positive, negative, guide):
     run = Run.of(main)
-    ours = guide(model=main, positive=positive, negative=negative)
+    ours = guide(weak_scale=1.0, model=main, positive=positive, negative=negative)
     core = core_guider(main, positive, negative, 3.0)
     assert torch.equal(run.sample(ours), run.sample(core))
 

@@ -248,7 +248,10 @@ def test_dynamic_negative_follows_the_steps_that_were_taken(
     inputs = {"positive": positive, "negative": eight, "cfg": CFG}
     run.sample(
         guide(
-            model=recorded, **inputs, negative_schedule=node("BadVersionDynamicNegative", **DYNAMIC)
+            weak_scale=1.0,
+            model=recorded,
+            **inputs,
+            negative_schedule=node("BadVersionDynamicNegative", **DYNAMIC),
         )
     )
     C, N = alone(run, recording, main, positive, eight)
@@ -269,7 +272,10 @@ def test_dynamic_negative_on_an_eps_model(sampler, guide, node):
     inputs = {"positive": positive, "negative": negative, "cfg": 1.2}
     run.sample(
         guide(
-            model=recorded, **inputs, negative_schedule=node("BadVersionDynamicNegative", **DYNAMIC)
+            weak_scale=1.0,
+            model=recorded,
+            **inputs,
+            negative_schedule=node("BadVersionDynamicNegative", **DYNAMIC),
         )
     )
     C, N = alone(run, recording, main, positive, negative)
@@ -338,13 +344,15 @@ def test_distance_calibrated_where_both_prompts_are_the_same(share, guide, pair,
     schedule = node("BadVersionDistanceCalibrated", share=share, cap=10.0, deviation=0.0)
     same = {**pair, "negative": pair["positive"]}
     core = run.sample(core_guider(main, pair["positive"]))
-    assert close(run.sample(guide(**same, negative_schedule=schedule)), core)
+    assert close(run.sample(guide(weak_scale=1.0, **same, negative_schedule=schedule)), core)
 
 
 def test_dynamic_negative_where_both_prompts_are_the_same(guide, pair, main, node):
     run = Run.of(main)
     same = {**pair, "negative": pair["positive"]}
-    guider = guide(**same, negative_schedule=node("BadVersionDynamicNegative", **DYNAMIC))
+    guider = guide(
+        weak_scale=1.0, **same, negative_schedule=node("BadVersionDynamicNegative", **DYNAMIC)
+    )
     assert close(run.sample(guider), run.sample(core_guider(main, pair["positive"])))
 
 

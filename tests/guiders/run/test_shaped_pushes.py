@@ -251,21 +251,30 @@ def test_patch_at_cfg_of_1_has_nothing_to_compare_with(
 
 
 @pytest.mark.parametrize("name", COMPARING)
-@pytest.mark.parametrize("push", ["weak", "negative"])
-def test_guider_without_the_other_push_refuses_to_compare(
-    push, name, guide, main, weak, positive, negative, node
+def test_guider_without_a_negative_prompt_refuses_to_compare_with_it(
+    name, guide, main, weak, positive, node
 ):
-    others = {"weak": {"weak_model": weak}, "negative": {"negative": negative}}[push]
     shape = node(name, **COMPARING[name])
     with pytest.raises(ValueError) as caught:
-        guide(model=main, positive=positive, **others, **{f"{push}_shape": shape})
+        guide(model=main, positive=positive, weak_model=weak, weak_shape=shape)
     text = str(caught.value)
     display = {"BadVersionRejectShape": "Reject Shape", "BadVersionCapShape": "Cap Shape"}[name]
-    assert text.startswith(
-        f"Bad-Version Guider, input '{push}_shape': got {display}, which compares"
-    )
-    needed = {"weak": "'negative'", "negative": "'weak_model' or 'weak_positive'"}[push]
-    assert f"Expected something connected to {needed}" in text
+    assert text.startswith(f"Bad-Version Guider, input 'weak_shape': got {display}, which compares")
+    assert "Expected something connected to 'negative'" in text
+
+
+@pytest.mark.parametrize("name", COMPARING)
+def test_with_no_weak_model_the_other_push_is_that_of_the_model_itself(
+    name, guide, main, positive, negative, node
+):
+    shape = node(name, **COMPARING[name])
+    inputs = {"model": main, "positive": positive, "negative": negative, "negative_shape": shape}
+    run = Run.of(main)
+    itself = run.sample(guide(**inputs))
+    weak = node("BadVersionWeakenBySkippingBlocks", model=main, blocks="auto")
+    assert torch.equal(itself, run.sample(guide(**inputs, weak_model=weak)))
+    alone = core_guider(main, positive, negative, CFG)
+    assert close(run.sample(guide(**inputs, weak_scale=1.0)), run.sample(alone))
 
 
 def test_perp_neg_on_both_pushes_predicts_the_empty_prompt_once(
@@ -305,7 +314,11 @@ def test_perp_neg_of_prompts_with_a_lora_each(on, guide, main, positive, negativ
     run = Run.of(main)
     recorded, recording = record(main)
     shape = node("BadVersionPerpNegShape", empty=empty, weight=1.0)
-    run.sample(guide(model=recorded, positive=positive, negative=eight, negative_shape=shape))
+    run.sample(
+        guide(
+            weak_scale=1.0, model=recorded, positive=positive, negative=eight, negative_shape=shape
+        )
+    )
     C, N, U = alone(run, recording, main, positive, eight, empty)
     for c, n, u, guided in zip(C, N, U, recording.denoised, strict=True):
         assert close(guided, each(perp_neg, c, n, u, CFG, 1.0))
@@ -361,9 +374,11 @@ def test_perp_neg_beside_a_batch_function_of_another_pack(
     shape = node("BadVersionPerpNegShape", empty=negative, weight=1.0)
     prompts = {"positive": positive, "negative": eight}
     with batch_sizes(main) as sizes:
-        ours = run.sample(guide(model=stacked, **prompts, negative_shape=shape))
+        ours = run.sample(guide(weak_scale=1.0, model=stacked, **prompts, negative_shape=shape))
     assert sizes == [2, 1] * 3
-    assert close(ours, run.sample(guide(model=main, **prompts, negative_shape=shape)))
+    assert close(
+        ours, run.sample(guide(weak_scale=1.0, model=main, **prompts, negative_shape=shape))
+    )
 
 
 MOMENTUM = {"eta": 0.3, "norm_threshold": 6.0, "momentum": -0.6}
@@ -411,7 +426,12 @@ def twice_at_the_first(model, x, sigmas, extra_args, *_, **__):
 def test_first_step_that_is_made_again_has_no_step_before_it(guide, main, prompts, node):
     run = Run.of(main, sampler=comfy.samplers.KSAMPLER(twice_at_the_first))
     run.sample(
-        guide(model=main, **prompts, negative_shape=node("BadVersionProjectedShape", **MOMENTUM))
+        guide(
+            model=main,
+            **prompts,
+            weak_scale=1.0,
+            negative_shape=node("BadVersionProjectedShape", **MOMENTUM),
+        )
     )
     assert twice_at_the_first.difference.norm() < 1e-4
 
@@ -426,7 +446,7 @@ def test_momentum_of_steps_inside_of_the_interval(
         "negative_shape": node("BadVersionProjectedShape", **MOMENTUM),
         "negative_schedule": only(run, 1, 2),
     }
-    run.sample(guide(model=recorded, **prompts, **push))
+    run.sample(guide(weak_scale=1.0, model=recorded, **prompts, **push))
     C, N = alone(run, recording, main, positive, eight)
     inside = with_momentum(C[1:3], N[1:3], [None, 0])
     for i, c in enumerate(C):
