@@ -11,7 +11,7 @@ newest := 0.3.75
 oldest := 0.3.52
 
 .PHONY: help demo test test-push lint cards texts networks models card playground font \
-	bench bench-speed bench-negative bench-quality lab clean
+	choosing bench bench-speed bench-negative bench-quality lab clean
 
 help:
 	@echo "make demo            draw emoji with and without guidance, on a CPU, in a minute or two"
@@ -20,6 +20,7 @@ help:
 	@echo "make lint            check style only"
 	@echo
 	@echo "make cards           draw the images of the README and of the workflows again"
+	@echo "make choosing        draw the figures of docs/choosing.md again"
 	@echo "make texts           write the help pages and the README's tables from the nodes and docs/help"
 	@echo "make networks        write what the Weaken nodes can do to which model, then make texts; needs"
 	@echo "                     the COMFYUI_PATH of a release that loads all of them"
@@ -47,6 +48,10 @@ demo:
 cards:
 	@$(set_up)
 	@$(in_lab) -m demo --readme
+
+choosing:
+	@$(set_up)
+	@$(in_lab) -m choosing
 
 # With one thread they make the same weights and the same figures again.
 models card playground: export OMP_NUM_THREADS = 1

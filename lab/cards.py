@@ -187,7 +187,7 @@ def run(server: Server, prompt: Prompt) -> dict[str, list[Image.Image]]:
         node_id: [
             Image.open(io.BytesIO(server.image(one))).convert("RGB") for one in saved["images"]
         ]
-        for node_id, saved in sorted(outputs.items(), key=lambda item: int(item[0]))
+        for node_id, saved in sorted(outputs.items(), key=lambda item: (len(item[0]), item[0]))
         if prompt[node_id]["class_type"] == "SaveImage"
     }
 
