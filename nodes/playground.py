@@ -11,7 +11,6 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..guiders.errors import bad_input
-from ..guiders.push.shapes import Frequency
 from ..playground import scenes
 from ..playground.methods import Settings
 from ..playground.sampling import STEPS
@@ -106,7 +105,7 @@ class BadVersionGuidancePlayground(io.ComfyNode):
                     "shape",
                     optional=True,
                     tooltip="Which part of each push to keep. Shapes that compare two pushes, or "
-                    "coarse with fine, do not fit here. Not connected: all of it.",
+                    "need an image, do not fit here. Not connected: all of it.",
                 ),
             ],
             outputs=[
@@ -160,8 +159,8 @@ class BadVersionGuidancePlayground(io.ComfyNode):
                 came = f"'{shape.node}', which compares with another push"
                 expected = "a shape of one push, as each panel has only one"
                 raise bad_input(cls.NAME, "shape", came, expected)
-            if isinstance(shape, Frequency):
-                came = f"'{shape.node}', which tells coarse from fine"
+            if shape.needs_image:
+                came = f"'{shape.node}', which needs images, with height and width"
                 raise bad_input(cls.NAME, "shape", came, "a shape for points, which have neither")
 
     @classmethod

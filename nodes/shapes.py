@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from comfy_api.latest import io
+import logging
 
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..guiders.errors import bad_input
 from ..guiders.push import shapes
 from ..guiders.push.call import Conditioning
 from ..guiders.push.shapes import Shape
 from .widgets import check, number
 
 CATEGORY = "bad version/shape"
+
+# In pixels of a mask.
+_WIDEST_FEATHER = 512
 
 ShapeType = io.Custom("BadVersionShape")
 
@@ -316,6 +324,85 @@ class BadVersionFrequencyShape(io.ComfyNode):
         return io.NodeOutput((*shape, shapes.Frequency(low, high, levels)))
 
 
+class BadVersionRegionShape(io.ComfyNode):
+    """``MASK → BadVersionShape``: a part of the image only."""
+
+    NAME = shapes.Region.node
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BadVersionRegionShape",
+            display_name=cls.NAME,
+            category=CATEGORY,
+            description="Pushes in a part of the image only, such as hands or a face: where a mask "
+            "is white. The rest of the image stays without this push, or gets less of it.",
+            inputs=[
+                io.Mask.Input(
+                    "mask",
+                    tooltip="Where to push: all of it where the mask is white, nothing where it is "
+                    "black, less where it is grey. Draw it at the size of the image; any other "
+                    "size is stretched to it. One mask for all images, or one for each; for a "
+                    "video, one for all frames or one for each.",
+                ),
+                io.Int.Input(
+                    "feather",
+                    default=32,
+                    min=0,
+                    max=_WIDEST_FEATHER,
+                    tooltip="How wide the soft edge of the region is, in pixels of the mask, half "
+                    "of it inside and half outside. 16 to 64 is useful for images of 512 to 1024 "
+                    "pixels. 0 leaves the mask as it is.",
+                ),
+                number(
+                    "outside",
+                    0.0,
+                    0.0,
+                    1.0,
+                    0.05,
+                    "How much of the push to keep outside of the region: 0 is nothing, 1 is all of "
+                    "it, as without this node. For a negative prompt, 0.3 to 0.6 is useful, since "
+                    "without any push the rest of the image turns pale and soft.",
+                ),
+                _chain_input(),
+            ],
+            outputs=[_output()],
+        )
+
+    @classmethod
+    def execute(
+        cls, mask: Tensor, feather: int, outside: float, shape: Chain = ()
+    ) -> io.NodeOutput:
+        """Return the longer chain; raise ``GuidanceError`` for inputs that cannot be used."""
+        check(cls, feather=feather, outside=outside)
+        mask = cls._checked(mask)
+        if outside == 0 and not (mask > 0).any():
+            logging.warning(
+                "%s, input 'mask': it is black everywhere, and with 'outside' 0 there is no push.",
+                cls.NAME,
+            )
+        return io.NodeOutput((*shape, shapes.Region(mask, feather, outside)))
+
+    @classmethod
+    def _checked(cls, mask: Tensor) -> Tensor:
+        """The mask as ``[masks, height, width]``, whichever way other packs write that."""
+        expected = "a mask, or a batch of masks, with height and width"
+        if not isinstance(mask, Tensor):
+            raise bad_input(cls.NAME, "mask", type(mask).__name__, expected)
+        is_one = mask.ndim in (2, 3) or (mask.ndim == 4 and mask.shape[1] == 1)
+        if not is_one or mask.numel() == 0:
+            came = f"a tensor of the shape {tuple(mask.shape)}"
+            raise bad_input(cls.NAME, "mask", came, expected)
+        mask = mask.reshape(-1, *mask.shape[-2:])
+        if not mask.is_floating_point():
+            mask = mask.to(torch.float32)
+        if not mask.isfinite().all():
+            raise bad_input(
+                cls.NAME, "mask", "a mask with NaN or infinite values", "values from 0 to 1"
+            )
+        return mask
+
+
 NODES: list[type[io.ComfyNode]] = [
     BadVersionProjectedShape,
     BadVersionRejectShape,
@@ -324,4 +411,5 @@ NODES: list[type[io.ComfyNode]] = [
     BadVersionZeroStarShape,
     BadVersionPerpNegShape,
     BadVersionFrequencyShape,
+    BadVersionRegionShape,
 ]

@@ -13,6 +13,8 @@ nothing lies along it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -161,6 +163,87 @@ def frequencies(delta: Tensor, low: float, high: float, levels: int) -> Tensor:
     for size in reversed(sizes):
         coarse = _blurred(F.interpolate(coarse, size=size, mode="bilinear"))
     return (delta * high).add(coarse.reshape(delta.shape), alpha=low - high)
+
+
+def region(masks: Tensor, shape: Sequence[int], feather: int = 0, outside: float = 0.0) -> Tensor:
+    """How much of a push stays at each place of a latent: all in a region, a share around it.
+
+    Masks that are larger than the latent are averaged, so that what is thinner than a place of the
+    latent keeps its weight; smaller ones are interpolated. (This project's own.)
+
+    Args:
+        masks: ``[masks, height, width]`` of any size, 0 to 1. Of images, one for all samples, or
+            one for each, taken again from the first where there are fewer. Of a video, one for all
+            frames, or one for each frame, whatever their number; see :func:`over_time`.
+        shape: of the latent, ``[batch, channels, height, width]`` or
+            ``[batch, channels, frames, height, width]``.
+        feather: for :func:`feathered`.
+        outside: share of the push that stays where a mask is 0.
+
+    Returns:
+        What the push is to be multiplied with, in 32 bits at least: like the latent, with one
+        channel, and one sample or frame where all have the same.
+    """
+    batch, _, *frames, height, width = shape
+    wide = masks.to(_wide(masks.dtype)).clamp(0.0, 1.0)
+    # One by one, for the sake of memory: a video may have hundreds of large ones.
+    inside = torch.cat([resized(feathered(one, feather), (height, width)) for one in wide.split(1)])
+    weight = inside + outside * (1.0 - inside)
+    if frames and frames[0] > 1:
+        return over_time(weight, frames[0])[None, None]
+    if len(weight) > 1:
+        weight = weight[torch.arange(batch, device=weight.device) % len(weight)]
+    return weight.view(len(weight), 1, *(1 for _ in frames), height, width)
+
+
+def feathered(masks: Tensor, width: int) -> Tensor:
+    """Soften the edges of masks ``[masks, height, width]``.
+
+    An edge rises in a straight line over ``width`` pixels, half of them inside. The border of a
+    mask is no edge.
+    """
+    reach = int(width) // 2
+    if reach == 0:
+        return masks
+    length = 2 * reach + 1
+    sums = F.pad(masks[:, None], (reach,) * 4, mode="replicate")[:, 0]
+    for dim in (1, 2):
+        running = torch.cat([torch.zeros_like(sums.narrow(dim, 0, 1)), sums.cumsum(dim)], dim)
+        size = masks.shape[dim]
+        sums = running.narrow(dim, length, size) - running.narrow(dim, 0, size)
+    # Once and at the end, so that what is 1 far and wide stays 1.
+    return (sums / length**2).clamp(0.0, 1.0)
+
+
+def resized(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bring masks ``[masks, height, width]`` to another height and width.
+
+    Means where a side becomes shorter, straight lines from pixel to pixel where it becomes longer.
+    """
+    shorter = tuple(map(min, masks.shape[-2:], size))
+    means = F.interpolate(masks[:, None], size=shorter, mode="area")
+    return F.interpolate(means, size=size, mode="bilinear")[:, 0]
+
+
+def over_time(masks: Tensor, frames: int) -> Tensor:
+    """Bring the masks of a video, ``[masks, height, width]``, to the frames of its latent.
+
+    A video autoencoder makes one latent frame of the first image and one of every few images after
+    it. Where the masks fit to that they are averaged so; else they are stretched evenly, as ComfyUI
+    does.
+
+    Returns:
+        ``[frames, height, width]``; a mask alone as it is.
+    """
+    if len(masks) in (1, frames):
+        return masks
+    first, rest = masks[:1], masks[1:]
+    if len(masks) > frames > 1 and len(rest) % (frames - 1) == 0:
+        return torch.cat([first, rest.unflatten(0, (frames - 1, -1)).mean(1)])
+    rows = masks.flatten(1).T[None]
+    means = F.interpolate(rows, size=min(len(masks), frames), mode="area")
+    stretched = F.interpolate(means, size=frames, mode="linear")
+    return stretched[0].T.view(frames, *masks.shape[1:])
 
 
 def posterior_of_negative(

@@ -133,14 +133,15 @@ class RunningPush:
         )
         own = self.push.strength if strength is None else strength
         parts = zip(self._parts, step.in_parts(), strict=True)
-        return self._joined([part.at(own, of_part) for part, of_part in parts], step)
+        return self._joined([(part.at(own, of_part), of_part) for part, of_part in parts], step)
 
     def add_to(self, guided: Tensor, call: Call) -> tuple[Tensor, Pushed]:
         """Add the push at one call to a prediction."""
         pushed = self.at(call)
         return formulas.add_push(guided, pushed.delta, pushed.strength), pushed
 
-    def _joined(self, pushed: list[Pushed], step: Step) -> Pushed:
+    def _joined(self, of_parts: list[tuple[Pushed, Step]], step: Step) -> Pushed:
+        pushed = [each for each, _ in of_parts]
         if len(pushed) == 1:
             return pushed[0]
         parts = self._noise.parts
@@ -148,7 +149,8 @@ class RunningPush:
         posterior = None
         if pushed[0].posterior is not None:
             posterior = join_by_sample([each.posterior for each in pushed], parts)
-        delta = join([each.delta for each in pushed])
+        is_whole = all(each.delta is of_part.difference for each, of_part in of_parts)
+        delta = step.difference if is_whole else join([each.delta for each in pushed])
         return Pushed(strength, step.R, delta, posterior=posterior)
 
     def _other(self, call: Call) -> Tensor | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from uuid import uuid4
 
-from torch import Tensor
+from torch import Size, Tensor
 
 from ..errors import bad_input
 from . import formulas
@@ -27,12 +27,14 @@ class Shape(ABC):
     Attributes:
         node: display name of the artist's node.
         needs_other_push: whether it compares with the other push of the guider.
+        needs_image: whether it needs latents with height and width.
         prompts: conditionings for which it needs the main model's prediction, by the name under
             which it asks a step for it.
     """
 
     node = "Shape"
     needs_other_push = False
+    needs_image = False
     prompts: Mapping[str, Conditioning] = MappingProxyType({})
 
     @abstractmethod
@@ -205,18 +207,67 @@ class Frequency(Shape):
     levels: int
 
     node = "Frequency Shape"
+    needs_image = True
 
     def start(self, noise: Noise) -> RunningShape:
         """Begin a run; nothing is remembered."""
 
         def shape(delta: Tensor, step: Step, strength: formulas.Strength) -> Tensor:
-            if delta.ndim < 4:
-                raise bad_input(
-                    self.node,
-                    "shape",
-                    f"a latent of the shape {tuple(delta.shape)}, without height and width",
-                    "images or videos; sound without height and width has no such frequencies",
-                )
+            _require_image(self, "shape", delta, "has no such frequencies")
             return formulas.frequencies(delta, self.low, self.high, self.levels)
 
         return shape
+
+
+@dataclass(frozen=True, eq=False)
+class Region(Shape):
+    """Push in a part of the image only.
+
+    Attributes:
+        mask: ``[masks, height, width]``, 0 to 1, of any size; of floating point.
+        feather: how wide its soft edges are, in pixels of the mask.
+        outside: how much of the push stays outside, 0 to 1.
+    """
+
+    mask: Tensor
+    feather: int
+    outside: float
+
+    node = "Region Shape"
+    needs_image = True
+
+    @property
+    def is_everywhere(self) -> bool:
+        """Whether all of the push stays, so that this shape is off."""
+        return self.outside == 1 or bool((self.mask >= 1).all())
+
+    def start(self, noise: Noise) -> RunningShape:
+        """Begin a run; the mask is fitted once to each size of latents."""
+        if self.is_everywhere:
+            return lambda delta, step, strength: delta
+        # Beside a video, sound has no place in it, though its latents may have two sides as well.
+        least = max((len(part) for part in noise.parts), default=0) + 1
+        fitted: tuple[Size, Tensor] | None = None
+
+        def shape(delta: Tensor, step: Step, strength: formulas.Strength) -> Tensor:
+            nonlocal fitted
+            if delta.ndim < least:
+                return delta
+            _require_image(self, "mask", delta, "has no places")
+            if fitted is None or fitted[0] != delta.shape:
+                weight = formulas.region(self.mask, delta.shape, self.feather, self.outside)
+                fitted = delta.shape, weight.to(delta)
+            return delta * fitted[1]
+
+        return shape
+
+
+def _require_image(shape: Shape, name: str, delta: Tensor, sound: str) -> None:
+    """Raise ``GuidanceError`` for latents without height and width; ``sound``: what it lacks."""
+    if delta.ndim < 4:
+        raise bad_input(
+            shape.node,
+            name,
+            f"a latent of the shape {tuple(delta.shape)}, without height and width",
+            f"images or videos; sound without height and width {sound}",
+        )

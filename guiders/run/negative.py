@@ -81,6 +81,9 @@ class NegativePush:
         if self.running is None or is_off(strength):
             return out
         call.pushed[NAME] = pushed = self.running.at(call, strength)
+        is_whole = pushed.delta is call.difference(NAME) and not call.is_limited(NAME)
+        if is_whole and isinstance(pushed.strength, float) and pushed.strength == strength:
+            return out  # The very bits, of which some would be lost on the way to C and back.
         # From C, by a strength of its own of every sample.
         return [C, formulas.add_push(C, pushed.delta, -pushed.strength / strength)]
 

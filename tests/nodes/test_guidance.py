@@ -150,6 +150,10 @@ WORKFLOWS_RELY_ON = {
         {"low": "FLOAT", "high": "FLOAT", "levels": "INT", "shape": SHAPE},
         SHAPE,
     ),
+    "BadVersionRegionShape": (
+        {"mask": "MASK", "feather": "INT", "outside": "FLOAT", "shape": SHAPE},
+        SHAPE,
+    ),
     "BadVersionGuidanceProbe": ({"name": "STRING"}, PROBE),
     "BadVersionGuidancePlot": (
         {

@@ -269,6 +269,7 @@ def test_perp_neg_takes_the_empty_prompt_of_this_world(draw, node):
         ("BadVersionRejectShape", {}),
         ("BadVersionCapShape", {"relative_to": "other push"}),
         ("BadVersionFrequencyShape", {}),
+        ("BadVersionRegionShape", {"mask": torch.ones(1, 8, 8)}),
     ],
 )
 def test_shapes_that_cannot_work_on_points_are_refused(refused, node, comfy_nodes, shape, inputs):

@@ -17,9 +17,11 @@ NODES = [
         "BadVersionRescaleShape",
         "BadVersionZeroStarShape",
     ),
-    *("BadVersionPerpNegShape", "BadVersionFrequencyShape"),
+    *("BadVersionPerpNegShape", "BadVersionFrequencyShape", "BadVersionRegionShape"),
 ]
 DRAWS, SAMPLED = 100, 4  # per node
+# Grey from left to right.
+MASK = torch.linspace(0, 1, 48).expand(1, 32, 48)
 
 
 @pytest.fixture(scope="module")
@@ -34,17 +36,22 @@ def widgets_of(node):
 
 @pytest.fixture
 def node(node):
-    """The same, with an empty prompt for the node that needs one."""
-    empty = {"BadVersionPerpNegShape": {"empty": conditionings[1]}}
-    return lambda node_id, **inputs: node(node_id, **empty.get(node_id, {}) | inputs)
+    """The same, with what two nodes cannot do without."""
+    needed = {
+        "BadVersionPerpNegShape": {"empty": conditionings[1]},
+        "BadVersionRegionShape": {"mask": MASK},
+    }
+    return lambda node_id, **inputs: node(node_id, **needed.get(node_id, {}) | inputs)
 
 
 @pytest.mark.parametrize("node_id", NODES)
 def test_chain_grows_at_its_end(node_id, node):
     first = node("BadVersionCapShape")
     chain = node(node_id, shape=first)
-    assert chain[:1] == first and chain[1:] == node(node_id)
-    assert len(first) == 1
+    (alone,) = node(node_id)
+    assert chain[:1] == first and len(chain) == 2 and len(first) == 1
+    # Not by ==, which a mask does not know.
+    assert type(chain[1]) is type(alone) and repr(chain[1]) == repr(alone)
 
 
 @pytest.mark.parametrize("node_id", NODES)
@@ -78,6 +85,46 @@ def test_only_shapes_that_compare_need_the_other_push(node):
     need = {node_id for node_id in NODES if node(node_id)[0].needs_other_push}
     assert need == {"BadVersionRejectShape", "BadVersionCapShape"}
     assert not node("BadVersionCapShape", relative_to="number")[0].needs_other_push
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [MASK[0], MASK[:, None], MASK.expand(3, -1, -1), MASK > 0.5, (255 * MASK).byte(), MASK.half()],
+    ids=["alone", "with a channel", "batch", "yes or no", "bytes", "half"],
+)
+def test_masks_that_other_packs_make(mask, node):
+    (shape,) = node("BadVersionRegionShape", mask=mask)
+    assert shape.mask.is_floating_point() and shape.mask.shape[1:] == (32, 48)
+    assert torch.equal(shape.mask, mask.reshape(-1, 32, 48).to(shape.mask.dtype))
+
+
+@pytest.mark.parametrize(
+    ("mask", "named"),
+    [
+        (torch.ones(5), r"a tensor of the shape (5,)"),
+        (torch.ones(1, 3, 8, 8), "a tensor of the shape (1, 3, 8, 8)"),
+        (torch.ones(1, 1, 2, 8, 8), "a tensor of the shape (1, 1, 2, 8, 8)"),
+        (torch.ones(0, 8, 8), "a tensor of the shape (0, 8, 8)"),
+        (torch.ones(1, 0, 8), "a tensor of the shape (1, 0, 8)"),
+        (torch.tensor(0.5), "a tensor of the shape ()"),
+        ([1.0], "list"),
+        (torch.full((1, 8, 8), math.nan), "a mask with NaN or infinite values"),
+        (torch.full((8, 8), math.inf), "a mask with NaN or infinite values"),
+    ],
+)
+def test_masks_that_are_none(mask, named, refused):
+    came, _ = refused("BadVersionRegionShape", "mask", mask=mask)
+    assert came == named
+
+
+@pytest.mark.parametrize(("outside", "said"), [(0.0, True), (0.3, False)])
+def test_mask_without_any_white_is_told_of(outside, said, node, caplog):
+    """It is no error: a detector may find no hands in an image."""
+    node("BadVersionRegionShape", mask=torch.zeros(1, 8, 8), outside=outside)
+    told = [each.getMessage() for each in caplog.records]
+    assert [text.startswith("Region Shape, input 'mask': it is black") for text in told] == (
+        [True] if said else []
+    )
 
 
 @pytest.fixture

@@ -287,6 +287,145 @@ def test_frames_of_a_video_have_frequencies_of_their_own(formulas):
         torch.testing.assert_close(actual[:, :, frame], picture)
 
 
+# Regions
+
+
+def as_loops(mask, height, width, feather, outside):
+    """One mask on one latent whose sides divide its own, pixel by pixel in Python's numbers."""
+    rows, columns = mask.shape
+    reach = feather // 2
+    pixels_of = mask.tolist()
+
+    def soft(row, column):
+        around = [
+            pixels_of[min(max(i, 0), rows - 1)][min(max(j, 0), columns - 1)]
+            for i in range(row - reach, row + reach + 1)
+            for j in range(column - reach, column + reach + 1)
+        ]
+        return math.fsum(around) / len(around)
+
+    high, wide = rows // height, columns // width
+
+    def place(i, j):
+        pixels = [
+            soft(row, column)
+            for row in range(i * high, (i + 1) * high)
+            for column in range(j * wide, (j + 1) * wide)
+        ]
+        inside = math.fsum(pixels) / len(pixels)
+        return outside * (1 - inside) + inside
+
+    return torch.tensor(
+        [[place(i, j) for j in range(width)] for i in range(height)], dtype=torch.float64
+    )
+
+
+def some_masks(*shape, seed=5):
+    """Of all greys, with black and white."""
+    return (random(*shape, seed=seed) + 0.5).clamp(0, 1)
+
+
+@pytest.mark.parametrize("outside", [0.0, 0.3])
+@pytest.mark.parametrize("feather", [0, 1, 4, 9, 40])
+def test_region_is_that_of_loops(feather, outside, formulas):
+    masks = some_masks(2, 12, 16)
+    expected = [as_loops(mask, 3, 2, feather, outside) for mask in masks]
+    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
+        weight = formulas.region(masks.to(dtype), (2, 4, 3, 2), feather, outside)
+        assert weight.shape == (2, 1, 3, 2) and weight.dtype == dtype
+        torch.testing.assert_close(
+            weight[:, 0].double(), torch.stack(expected), atol=tolerance, rtol=0
+        )
+
+
+def test_line_thinner_than_a_place_keeps_its_weight(formulas):
+    """Wherever it lies, and if the sides of the latent do not divide those of the mask."""
+    for at in range(64):
+        mask = torch.zeros(1, 64, 40)
+        mask[:, at] = 1
+        assert formulas.region(mask, (1, 4, 8, 5)).sum(-2).allclose(torch.tensor(1 / 8))
+        assert 0.09 < formulas.region(mask, (1, 4, 7, 5)).sum(-2).min() < 0.22
+
+
+def test_small_mask_is_enlarged_in_straight_lines(formulas):
+    mask = torch.tensor([[[0.0, 1.0]]])
+    weight = formulas.region(mask, (1, 4, 3, 4))
+    assert weight.tolist() == [[[[0.0, 0.25, 0.75, 1.0]] * 3]]
+    # Enlarged one way, and averaged the other.
+    mask = torch.tensor([[[0.0, 0.5, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0]]])
+    assert formulas.region(mask, (1, 4, 4, 2))[0, 0, :, 0].tolist() == [0.25, 0.4375, 0.8125, 1.0]
+
+
+def test_mask_of_the_latent_s_size_stays_as_it_is(formulas):
+    mask = some_masks(1, 6, 8).float()
+    assert torch.equal(formulas.region(mask, (1, 4, 6, 8))[0], mask)
+    assert torch.equal(formulas.region(mask.half(), (1, 4, 6, 8))[0], mask.half().float())
+    beyond = torch.tensor([[[-0.5, 0.5, 1.5]]])
+    assert formulas.region(beyond, (1, 4, 1, 3)).flatten().tolist() == [0.0, 0.5, 1.0]
+
+
+@pytest.mark.parametrize("feather", [2, 3, 10, 33])
+def test_soft_edge_is_as_wide_as_asked_for(feather, formulas):
+    mask = torch.zeros(1, 3, 200)
+    mask[..., 100:] = 1
+    (row, *others) = formulas.feathered(mask, feather)[0]
+    assert all(torch.equal(row, other) for other in others), "the border is no edge"
+    between = ((row > 0) & (row < 1)).nonzero().flatten()
+    assert len(between) == feather // 2 * 2
+    assert between.double().mean() == 99.5, "half of it is inside"
+    assert row.diff().max() - row.diff()[between[1:] - 1].min() < 1e-6, "in a straight line"
+    assert bool((row[: between[0]] == 0).all() and (row[between[-1] + 1 :] == 1).all())
+
+
+@pytest.mark.parametrize("outside", [0.0, 0.1, 0.3, 0.7])
+@pytest.mark.parametrize("feather", [0, 7, 512])
+def test_white_far_and_wide_is_all_of_the_push(feather, outside, formulas):
+    weight = formulas.region(torch.ones(1, 250, 333), (1, 4, 31, 41), feather, outside)
+    assert weight.shape == (1, 1, 31, 41) and bool((weight == 1).all())
+    weight = formulas.region(torch.zeros(1, 250, 333), (1, 4, 31, 41), feather, outside)
+    torch.testing.assert_close(weight, torch.full_like(weight, outside), atol=0, rtol=1e-6)
+
+
+def grey(*values):
+    """A mask for each value."""
+    return torch.tensor(values)[:, None, None].expand(-1, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("masks", "batch", "expected"),
+    [
+        ((0.5,), 3, [0.5]),
+        ((0.0, 0.5, 1.0), 3, [0.0, 0.5, 1.0]),
+        ((0.0, 1.0), 5, [0.0, 1.0, 0.0, 1.0, 0.0]),
+        ((0.0, 0.5, 1.0), 2, [0.0, 0.5]),
+    ],
+)
+@pytest.mark.parametrize("frames", [(), (1,)], ids=["image", "one frame"])
+def test_masks_are_shared_out_over_a_batch(frames, masks, batch, expected, formulas):
+    weight = formulas.region(grey(*masks), (batch, 4, *frames, 2, 2))
+    assert weight.shape == (len(expected), 1, *frames, 2, 2)
+    assert weight[..., 0, 0].flatten().tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("masks", "frames", "expected"),
+    [
+        ((0.5,), 3, [0.5]),
+        ((0.0, 0.5, 1.0), 3, [0.0, 0.5, 1.0]),
+        # One mask an image, where one latent frame is the first, then four images each.
+        ((1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0), 3, [1.0, 0.5, 0.25]),
+        ((1.0, 0.0, 0.5), 2, [1.0, 0.25]),
+        # What fits to nothing is stretched.
+        ((0.0, 1.0), 4, [0.0, 0.25, 0.75, 1.0]),
+        ((0.0, 0.0, 1.0, 1.0, 0.5, 0.5), 3, [0.0, 1.0, 0.5]),
+    ],
+)
+def test_masks_are_shared_out_over_the_frames_of_a_video(masks, frames, expected, formulas):
+    weight = formulas.region(grey(*masks), (2, 4, frames, 2, 2))
+    assert weight.shape == (1, 1, len(expected), 2, 2), "the same for all samples"
+    assert weight[0, 0, :, 1, 1].tolist() == expected
+
+
 # What holds for all of them
 
 
@@ -543,7 +682,9 @@ SHAPES = {
     "ZeroStar": lambda s: s.ZeroStar(),
     "PerpNeg": lambda s: s.PerpNeg(EMPTY, 0.8),
     "Frequency": lambda s: s.Frequency(0.3, 1.4, 2),
+    "Region": lambda s: s.Region(MASK, 4, 0.2),
 }
+MASK = some_masks(1, 24, 24)
 
 
 @pytest.fixture(scope="module")
@@ -602,6 +743,7 @@ EXPECTED = {
     "ZeroStar": lambda f, a, e: f.zero_star(a.delta, a.x, a.C),
     "PerpNeg": lambda f, a, e: f.perp_neg(a.delta, a.C, a.U, e, 0.8),
     "Frequency": lambda f, a, e: f.frequencies(a.delta, 0.3, 1.4, 2),
+    "Region": lambda f, a, e: a.delta * f.region(MASK, a.delta.shape, 4, 0.2),
 }
 
 
@@ -690,11 +832,40 @@ def test_each_perp_neg_asks_by_a_name_of_its_own(shapes):
     assert one == two and one.prompts.keys().isdisjoint(two.prompts)
 
 
-def test_frequency_of_sound_is_an_error_that_names_the_node(pack, shapes, noise, step_of):
+@pytest.mark.parametrize("name", ["Frequency", "Region"])
+def test_shape_that_needs_an_image_names_itself_to_sound(name, pack, shapes, noise, step_of):
     sound = given(2, 8, 100)
-    running = shapes.Frequency(0.3, 1.4, 2).start(noise)
-    with pytest.raises(pack.guiders.errors.GuidanceError, match=r"Frequency Shape.*\(2, 8, 100\)"):
-        running(sound.delta, step_of(sound), 2.0)
+    shape = SHAPES[name](shapes)
+    assert shape.needs_image
+    match = rf"{name} Shape.*\(2, 8, 100\)"
+    with pytest.raises(pack.guiders.errors.GuidanceError, match=match):
+        shape.start(noise)(sound.delta, step_of(sound), 2.0)
+
+
+@pytest.mark.parametrize(("mask", "outside"), [(torch.ones(1, 5, 7), 0.0), (MASK, 1.0)])
+def test_region_that_is_everywhere_is_off(mask, outside, shapes, noise, step_of):
+    """Its running shape returns what it is given, so that not a bit changes."""
+    running = shapes.Region(mask, 4, outside).start(noise)
+    for a in (given(*SMALL), given(2, 8, 100)):
+        assert running(a.delta, step_of(a), 2.0) is a.delta
+
+
+def test_region_fits_its_mask_to_each_size(shapes, formulas, noise, step_of, monkeypatch):
+    """Once to each, not at every step."""
+    asked = []
+    region = formulas.region
+
+    def noted(masks, shape, *rest):
+        asked.append(tuple(shape))
+        return region(masks, shape, *rest)
+
+    monkeypatch.setattr(formulas, "region", noted)
+    running = shapes.Region(MASK, 4, 0.2).start(noise)
+    for size in (SMALL, SMALL, (3, 4, 12, 12), (3, 4, 5, 12, 12), (3, 4, 5, 12, 12)):
+        a = given(*size)
+        expected = a.delta * region(MASK, size, 4, 0.2)
+        assert torch.equal(running(a.delta, step_of(a), 2.0), expected)
+    assert asked == [SMALL, (3, 4, 12, 12), (3, 4, 5, 12, 12)]
 
 
 def test_chained_shapes_act_one_after_the_other(pack, shapes, formulas, noise):

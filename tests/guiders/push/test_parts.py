@@ -130,3 +130,27 @@ def test_part_without_height_and_width_is_named(push, pack):
     rows = {name: push.parts.join([each[name] for each in named]) for name in named[0]}
     with pytest.raises(pack.guiders.errors.GuidanceError, match=r"Frequency Shape.*\(2, 2, 40\)"):
         guided(push, running, 0, push.parts.join(xs), push.parts.join(Cs), rows)
+
+
+def test_region_is_one_of_the_picture(push, pack):
+    """Sound beside it may have two sides as well, which are no height and width of a place."""
+    mask = torch.zeros(1, 12, 16, dtype=torch.float64)
+    mask[..., :8] = 1
+    asked = push.push.Push(STRENGTH, (), (push.shapes.Region(mask, 0, 0.25),))
+    for sound in ((2, 5, 7), (2, 40)):
+        parts = ((4, 3, 6, 8), sound)
+        running = push.push.RunningPush("weak", asked, noise_with(push, parts))
+        xs, Cs, named = zip(*(predictions(of, 0, 1.0) for of in parts), strict=True)
+        rows = {name: push.parts.join([each[name] for each in named]) for name in named[0]}
+        _, pushed = guided(push, running, 0, push.parts.join(xs), push.parts.join(Cs), rows)
+        picture, of_sound = push.parts.split(pushed.delta, parts)
+        deltas = [C - each["weak"] for C, each in zip(Cs, named, strict=True)]
+        torch.testing.assert_close(picture[..., :4], deltas[0][..., :4])
+        torch.testing.assert_close(picture[..., 4:], 0.25 * deltas[0][..., 4:])
+        torch.testing.assert_close(of_sound, deltas[1])
+    parts = ((3, 20), (2, 40))
+    running = push.push.RunningPush("weak", asked, noise_with(push, parts))
+    xs, Cs, named = zip(*(predictions(of, 0, 1.0) for of in parts), strict=True)
+    rows = {name: push.parts.join([each[name] for each in named]) for name in named[0]}
+    with pytest.raises(pack.guiders.errors.GuidanceError, match=r"Region Shape.*\(2, 3, 20\)"):
+        guided(push, running, 0, push.parts.join(xs), push.parts.join(Cs), rows)

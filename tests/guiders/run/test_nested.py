@@ -107,6 +107,19 @@ def test_each_part_is_measured_by_itself(name, sampled, node):
             assert close(guided, expected), f"part {number} of model call {i} is off"
 
 
+def test_region_is_one_of_the_picture(sampled, node):
+    """Sound has no place in it: it is pushed as without the region."""
+    mask = torch.zeros(1, 48, 64)
+    mask[..., :24] = 1
+    region = node("BadVersionRegionShape", mask=mask, feather=0, outside=0.0)
+    _, _, calls = sampled(weak_shape=region, negative_shape=region)
+    inside = (torch.arange(8) < 3).float()
+    for i, parts in enumerate(calls):
+        for weight, (_, C, N, W, guided) in zip((inside, 1.0), parts, strict=True):
+            expected = C + weight * ((CFG - 1) * (C - N) + (WEAK_SCALE - 1) * (C - W))
+            assert close(guided, expected), f"model call {i} is off"
+
+
 def test_distance_is_that_of_each_part(sampled, node):
     schedule = node("BadVersionDistanceCalibrated", share=0.3, cap=50.0, deviation=0.0)
     _, sigmas, calls = sampled(weak_schedule=schedule)

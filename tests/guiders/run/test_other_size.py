@@ -105,6 +105,18 @@ def test_momentum_begins_anew_in_each_size(sampled, taken_apart, node, weak):
     assert_hold(recording, [c + (CFG - 1) * n + (WEAK_SCALE - 1) * w for c, n, w in pairs])
 
 
+def test_region_lies_at_the_same_place_in_each_size(sampled, taken_apart, node, weak):
+    mask = torch.zeros(1, 240, 240)
+    mask[..., :120] = 1
+    region = node("BadVersionRegionShape", mask=mask, feather=0, outside=0.0)
+    _, recording = sampled(weak_model=weak, weak_shape=region, negative_shape=region)
+    expected = []
+    for c, n, w in zip(*taken_apart(recording), strict=True):
+        inside = (torch.arange(c.shape[-1]) < c.shape[-1] / 2).float()
+        expected.append(c + inside * ((CFG - 1) * (c - n) + (WEAK_SCALE - 1) * (c - w)))
+    assert_hold(recording, expected)
+
+
 def test_dynamic_negative_begins_anew_in_each_size(sampled, taken_apart, dynamic, pack, weak):
     _, recording = sampled(weak_model=weak, negative_schedule=dynamic())
     C, N, W = taken_apart(recording)

@@ -5,6 +5,7 @@ import weakref
 
 import comfy.hooks
 import comfy.samplers
+import comfy.utils
 import pytest
 import torch
 
@@ -60,6 +61,15 @@ def taken_apart(main, weak, positive, eight):
     return taken_apart
 
 
+# How much of a push is to stay at each place of a latent, and a mask that says so.
+PLACES = torch.rand(8, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+
+
+def enlarged(places):
+    """At the size of the image; any mean over the pixels of a place is that of the place."""
+    return places.float().repeat_interleave(8, -2).repeat_interleave(8, -1)
+
+
 # Of one sample, on the weak push: what is added to C at a scale s.
 SHAPES = {
     "BadVersionProjectedShape": (
@@ -78,6 +88,10 @@ SHAPES = {
     "BadVersionFrequencyShape": (
         {"low": -0.4, "high": -0.4, "levels": 1},
         lambda x, C, R, s: -0.4 * (s - 1) * (C - R),
+    ),
+    "BadVersionRegionShape": (
+        {"mask": enlarged(PLACES)[None], "feather": 0, "outside": 0.25},
+        lambda x, C, R, s: (s - 1) * (0.25 + 0.75 * PLACES) * (C - R),
     ),
 }
 
@@ -612,11 +626,13 @@ def test_shape_that_has_no_height_and_width(guide, node):
     run = Run.of(main, shape=(2, 4, 32))
     prompts = {"positive": positive, "negative": negative}
     assert run.sample(guide(model=main, **prompts)).isfinite().all()
-    shape = node("BadVersionFrequencyShape", low=0.5, high=1.0, levels=1)
-    with pytest.raises(ValueError) as caught:
-        run.sample(guide(model=main, **prompts, negative_shape=shape))
-    assert str(caught.value).startswith("Frequency Shape, input ")
-    assert "(2, 4, 32)" in str(caught.value) and "Expected " in str(caught.value)
+    frequency = node("BadVersionFrequencyShape", low=0.5, high=1.0, levels=1)
+    region = node("BadVersionRegionShape", mask=torch.eye(8), feather=0, outside=0.0)
+    for name, shape in (("Frequency Shape", frequency), ("Region Shape", region)):
+        with pytest.raises(ValueError) as caught:
+            run.sample(guide(model=main, **prompts, negative_shape=shape))
+        assert str(caught.value).startswith(f"{name}, input ")
+        assert "(2, 4, 32)" in str(caught.value) and "Expected " in str(caught.value)
 
 
 @pytest.mark.parametrize("levels", [1, 8])
@@ -672,3 +688,102 @@ def test_eps_model_with_everything_on_it(guide, only, node):
             push = each(lambda c, w: projected(at_most(c - w, 3.0), c, 0.0), c, w)
             expected = expected + (WEAK_SCALE - 1) * push
         assert close(recording.denoised[i], expected, 1e-4), f"model call {i} is off"
+
+
+@pytest.fixture(params=["guider", "patch"])
+def sampled(request, guide, patch, weak, prompts):
+    """Sample with both pushes, by either node."""
+
+    def sampled(run, model, prompts=prompts, weak=weak, **inputs):
+        inputs |= {"weak_model": weak}
+        if request.param == "guider":
+            return run.sample(guide(model=model, **prompts, **inputs))
+        return run.sample(core_guider(patch(model, **inputs), *prompts.values(), CFG))
+
+    return sampled
+
+
+def test_region_that_is_everywhere_changes_no_bit(sampled, node, main):
+    run = Run.of(main)
+    everywhere = {
+        f"{push}_shape": node("BadVersionRegionShape", feather=20, **region)
+        for push, region in (
+            ("weak", {"mask": torch.ones(1, 64, 60), "outside": 0.0}),
+            ("negative", {"mask": torch.zeros(1, 64, 60), "outside": 1.0}),
+        )
+    }
+    assert torch.equal(sampled(run, main, **everywhere), sampled(run, main))
+
+
+@pytest.mark.parametrize("passes", ["one batch", "one by one"])
+@pytest.mark.parametrize("masks", [1, 2, 3, 5])
+def test_region_of_each_image_of_a_batch(
+    masks, passes, sampled, node, main, weak, positive, eight, monkeypatch
+):
+    """Repeated where there are fewer, as ComfyUI repeats them; however it splits the passes."""
+    run = Run.of(main, shape=(3, 16, 8, 8))
+    if passes == "one by one":
+        monkeypatch.setattr(main.model, "memory_required", lambda *_, **__: 1e30)
+    generator = torch.Generator().manual_seed(masks)
+    places = torch.rand(masks, 8, 8, generator=generator)
+    region = node("BadVersionRegionShape", mask=enlarged(places), feather=0, outside=0.0)
+    recorded, recording = record(main)
+    with batch_sizes(main) as sizes:
+        sampled(run, recorded, weak_shape=region, negative_shape=region)
+    assert sizes == {"one batch": [6] * 3, "one by one": [3] * 6}[passes]
+    weight = comfy.utils.repeat_to_batch_size(places, 3)[:, None]
+    C, N = alone(run, recording, main, positive, eight)
+    (W,) = alone(run, recording, weak, positive)
+    for c, n, w, guided in zip(C, N, W, recording.denoised, strict=True):
+        assert close(guided, c + weight * ((CFG - 1) * (c - n) + (WEAK_SCALE - 1) * (c - w)))
+
+
+@pytest.mark.parametrize("masks", [1, 3, 9])
+def test_region_of_each_frame_of_a_video(masks, sampled, node):
+    """Nine images are three latent frames: one, and four each."""
+    main, weak, (positive, negative) = video_model(0), video_model(1), conditionings
+    run = Run.of(main, shape=(2, 16, 3, 4, 6))
+    places = torch.rand(masks, 4, 6, generator=torch.Generator().manual_seed(masks))
+    region = node("BadVersionRegionShape", mask=enlarged(places), feather=0, outside=0.0)
+    recorded, recording = record(main)
+    prompts = {"positive": positive, "negative": negative}
+    sampled(run, recorded, prompts, weak, weak_shape=region)
+    weight = {
+        1: lambda: places,
+        3: lambda: places,
+        9: lambda: torch.stack([places[0], places[1:5].mean(0), places[5:].mean(0)]),
+    }[masks]()
+    C, N = alone(run, recording, main, positive, negative)
+    (W,) = alone(run, recording, weak, positive)
+    for c, n, w, guided in zip(C, N, W, recording.denoised, strict=True):
+        expected = c + (CFG - 1) * (c - n) + (WEAK_SCALE - 1) * weight * (c - w)
+        assert close(guided, expected, 1e-4)
+
+
+@pytest.mark.parametrize("order", ["last", "first"])
+def test_order_of_a_region_and_a_shape_that_measures(order, guide, main, positive, weak, node):
+    """Last, it cuts what all of the image was measured for; first, only the region is measured."""
+    left = torch.zeros(1, 64, 64)
+    left[..., :32] = 1
+    region = {"mask": left, "feather": 0, "outside": 0.0}
+    rescale = {"phi": 1.0}
+    if order == "last":
+        chain = node("BadVersionRescaleShape", **rescale)
+        chain = node("BadVersionRegionShape", **region, shape=chain)
+    else:
+        chain = node("BadVersionRegionShape", **region)
+        chain = node("BadVersionRescaleShape", **rescale, shape=chain)
+    run = Run.of(main)
+    recorded, recording = record(main)
+    run.sample(guide(model=recorded, positive=positive, weak_model=weak, weak_shape=chain))
+    (C,), (W,) = (alone(run, recording, model, positive) for model in (main, weak))
+    inside = torch.zeros(8, 8)
+    inside[:, :4] = 1
+    for c, w, guided in zip(C, W, recording.denoised, strict=True):
+        if order == "last":
+            push = inside * each(lambda c, w: held(c + (WEAK_SCALE - 1) * (c - w), c) - c, c, w)
+        else:
+            push = each(lambda c, w: held(c + (WEAK_SCALE - 1) * inside * (c - w), c) - c, c, w)
+        assert close(guided, c + push)
+        outside = (guided - c)[..., 4:].norm() / push.norm()
+        assert outside < 1e-5 if order == "last" else outside > 1e-2
