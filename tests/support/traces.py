@@ -87,3 +87,43 @@ def cancelled() -> NoReturn:
 
 TROUBLES = [out_of_luck, cancelled]
 HEARD = (ZeroDivisionError, comfy.model_management.InterruptProcessingException)
+
+
+def assert_trouble_leaves_nothing(
+    sample: Callable[[], Tensor],
+    patchers: Sequence[ModelPatcher],
+    at_call: int,
+    how: Callable[[], NoReturn],
+    passes: int,
+) -> Exception | None:
+    """Let something happen in the middle of a run, after which all must be as it was.
+
+    Args:
+        sample: the run, which has been made before, so that its models are loaded.
+        patchers: of all that it samples with.
+        at_call: after how many passes.
+        how: what happens.
+        passes: of a run in which it comes too late.
+
+    Returns:
+        What the artist is told; None if it came too late.
+    """
+    told: Exception | None = None
+    latent, before = sample(), state(*patchers)
+    with trouble(patchers, at_call, how) as calls:
+        try:
+            sample()
+        except HEARD as error:
+            told = error
+            # One more where a batch for all has failed.
+            assert len(calls) - at_call in (1, 2)
+        except ValueError as error:
+            told = error
+            # A first prediction beside the main one.
+            assert "ZeroDivisionError: out of luck" in str(error)
+        else:
+            assert len(calls) == passes <= at_call
+    assert state(*patchers) == before
+    assert torch.equal(sample(), latent)
+    assert state(*patchers) == before
+    return told
