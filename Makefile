@@ -110,10 +110,11 @@ lint:
 test: export OMP_NUM_THREADS ?= 1
 ifdef COMFYUI_PATH
 test: lint
+	@$(set_up) --newer-page
 	$(python) -m pytest
 else
 test: lint
-	@$(set_up) --comfyui $(newest) --comfyui $(oldest)
+	@$(set_up) --comfyui $(newest) --comfyui $(oldest) --newer-page
 # Side by side: what waits for a server or a browser leaves its core to the others. What those in the
 # background say comes at the end.
 	@run() { COMFYUI_PATH="$(CURDIR)/build/comfyui-$$1" $(python) -m pytest -m "$$2" \

@@ -17,7 +17,7 @@ from .drawing.sheet import Captions, Sheet, paper
 from .drawing.style import LANGUAGES
 from .schedules import Chain, ScheduleType
 from .sweeps import Choice, Sweep, arranged
-from .widgets import check, language_input
+from .widgets import advanced, check, language_input
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -93,17 +93,21 @@ class BadVersionGuidanceSweep(io.ComfyNode):
                     tooltip="What changes from left to right on the sheet. Everything else changes "
                     "from top to bottom.",
                 ),
-                io.String.Input(
-                    "weak_model_names",
-                    default="",
-                    tooltip="Names of the weak models on the sheet, separated by commas. Empty: "
-                    "they are numbered.",
+                advanced(
+                    io.String.Input(
+                        "weak_model_names",
+                        default="",
+                        tooltip="Names of the weak models on the sheet, separated by commas. "
+                        "Empty: they are numbered.",
+                    )
                 ),
-                io.String.Input(
-                    "schedule_names",
-                    default="",
-                    tooltip="Names of the schedules on the sheet, separated by commas. Empty: they "
-                    "are numbered.",
+                advanced(
+                    io.String.Input(
+                        "schedule_names",
+                        default="",
+                        tooltip="Names of the schedules on the sheet, separated by commas. Empty: "
+                        "they are numbered.",
+                    )
                 ),
                 language_input(),
                 *(
@@ -306,14 +310,16 @@ class BadVersionLabelledGrid(io.ComfyNode):
                     max=64,
                     tooltip="Number of cells in a row; 3 to 6 is usual. Not used with a sweep.",
                 ),
-                io.Int.Input(
-                    "cell_size",
-                    default=384,
-                    min=0,
-                    max=4096,
-                    step=32,
-                    tooltip="Longer side of a cell in pixels; images are resized to it. 256 to 512 "
-                    "is good to look at; 0 keeps their size.",
+                advanced(
+                    io.Int.Input(
+                        "cell_size",
+                        default=384,
+                        min=0,
+                        max=4096,
+                        step=32,
+                        tooltip="Longer side of a cell in pixels; images are resized to it. 256 "
+                        "to 512 is good to look at; 0 keeps their size.",
+                    )
                 ),
             ],
             outputs=[

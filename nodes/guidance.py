@@ -20,6 +20,7 @@ from .probe import ProbeType
 from .progress import progress_text
 from .schedules import ScheduleType
 from .shapes import ShapeType
+from .widgets import advanced
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -184,7 +185,7 @@ class BadVersionGuider(io.ComfyNode):
                     "effect if no negative prompt is connected.",
                 ),
                 _weak_scale_input(),
-                _weak_every_input(),
+                advanced(_weak_every_input()),
                 io.Conditioning.Input(
                     "negative",
                     optional=True,
@@ -262,7 +263,7 @@ class BadVersionPatch(io.ComfyNode):
                     tooltip="The model that generates the image.",
                 ),
                 _weak_scale_input(),
-                _weak_every_input(),
+                advanced(_weak_every_input()),
                 _weak_model_input(),
                 _weak_positive_input(),
                 *_push_inputs("the sampler's own negative prompt"),

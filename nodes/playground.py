@@ -20,7 +20,7 @@ from .schedules import Chain as Schedules
 from .schedules import ScheduleType
 from .shapes import Chain as Shapes
 from .shapes import ShapeType
-from .widgets import check, language_input, number
+from .widgets import advanced, check, language_input, number
 
 CATEGORY = "bad version/playground"
 
@@ -69,22 +69,26 @@ class BadVersionGuidancePlayground(io.ComfyNode):
                     "How hard to push away from the bad version. 1 is off, 1.2 to 3 is useful, "
                     "below 1 pulls towards it.",
                 ),
-                io.Int.Input(
-                    "samples",
-                    default=2000,
-                    min=1,
-                    max=scenes.MEASURED,
-                    tooltip="How many points 'methods' draws; 500 to 4000 show the shape well. The "
-                    "figures below them are always measured on 4000.",
+                advanced(
+                    io.Int.Input(
+                        "samples",
+                        default=2000,
+                        min=1,
+                        max=scenes.MEASURED,
+                        tooltip="How many points 'methods' draws; 500 to 4000 show the shape "
+                        "well. The figures below them are always measured on 4000.",
+                    )
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=False,
-                    tooltip="Seed of the random numbers. With another seed, 'methods' draws other "
-                    "points; all methods start from the same noise.",
+                advanced(
+                    io.Int.Input(
+                        "seed",
+                        default=0,
+                        min=0,
+                        max=0xFFFFFFFFFFFFFFFF,
+                        control_after_generate=False,
+                        tooltip="Seed of the random numbers. With another seed, 'methods' draws "
+                        "other points; all methods start from the same noise.",
+                    )
                 ),
                 io.Int.Input(
                     "animation",

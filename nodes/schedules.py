@@ -13,7 +13,7 @@ from ..guiders.push import schedules
 from ..guiders.push.schedules import Schedule
 from .drawing.style import LANGUAGES
 from .plots import plot_schedule
-from .widgets import check, language_input, number
+from .widgets import advanced, check, language_input, number
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -170,32 +170,38 @@ class BadVersionGuidanceRamp(io.ComfyNode):
                     "The strongest push, as a multiple of what the scale asks for: 1 is exactly "
                     "that. 1 to 2 is useful, as a ramp pushes less overall than a constant scale.",
                 ),
-                number(
-                    "start",
-                    0.0,
-                    0.0,
-                    1.0,
-                    0.01,
-                    "Where the change begins, as the share of sampling that is done; 0 is the "
-                    "first step.",
+                advanced(
+                    number(
+                        "start",
+                        0.0,
+                        0.0,
+                        1.0,
+                        0.01,
+                        "Where the change begins, as the share of sampling that is done; 0 is the "
+                        "first step.",
+                    )
                 ),
-                number(
-                    "end",
-                    1.0,
-                    0.0,
-                    1.0,
-                    0.01,
-                    "Where the change is complete, as the share of sampling that is done; 1 is the "
-                    "last step. After it, the push stays as it is.",
+                advanced(
+                    number(
+                        "end",
+                        1.0,
+                        0.0,
+                        1.0,
+                        0.01,
+                        "Where the change is complete, as the share of sampling that is done; 1 "
+                        "is the last step. After it, the push stays as it is.",
+                    )
                 ),
-                number(
-                    "power",
-                    2.0,
-                    0.1,
-                    10.0,
-                    0.1,
-                    "Exponent of the 'power' curve; no effect on the others. 1 is linear, 2 or 3 "
-                    "stays near low for longer, 0.5 stays near high for longer.",
+                advanced(
+                    number(
+                        "power",
+                        2.0,
+                        0.1,
+                        10.0,
+                        0.1,
+                        "Exponent of the 'power' curve; no effect on the others. 1 is linear, 2 "
+                        "or 3 stays near low for longer, 0.5 stays near high for longer.",
+                    )
                 ),
                 _chain_input(),
             ],
@@ -344,30 +350,37 @@ class BadVersionDynamicNegative(io.ComfyNode):
                     "How fast the push reacts to what the steps show. 0.2 to 2 is useful. Too low "
                     "and it stays at what prior says; too high and it jumps between off and full.",
                 ),
-                io.Boolean.Input(
-                    "per_dimension",
-                    default=True,
-                    tooltip="Counts temperature and offset per 1000 numbers of a latent, so that "
-                    "the same values fit every image size. Off: the values are those of the paper.",
+                advanced(
+                    io.Boolean.Input(
+                        "per_dimension",
+                        default=True,
+                        tooltip="Counts temperature and offset per 1000 numbers of a latent, so "
+                        "that the same values fit every image size. Off: the values are those of "
+                        "the paper.",
+                    )
                 ),
-                number(
-                    "offset",
-                    0.25,
-                    -1000.0,
-                    1000.0,
-                    0.001,
-                    "Evidence for the negative prompt that is added at every step, so that the "
-                    "push does not die out too early. 0 to 0.5 is useful; it counts most in the "
-                    "last steps.",
+                advanced(
+                    number(
+                        "offset",
+                        0.25,
+                        -1000.0,
+                        1000.0,
+                        0.001,
+                        "Evidence for the negative prompt that is added at every step, so that "
+                        "the push does not die out too early. 0 to 0.5 is useful; it counts most "
+                        "in the last steps.",
+                    )
                 ),
-                number(
-                    "floor",
-                    0.000001,
-                    0.000001,
-                    0.5,
-                    0.000001,
-                    "The lowest probability. The smaller it is, the longer a push that has died "
-                    "out takes to come back. 0.000001 to 0.001 is useful.",
+                advanced(
+                    number(
+                        "floor",
+                        0.000001,
+                        0.000001,
+                        0.5,
+                        0.000001,
+                        "The lowest probability. The smaller it is, the longer a push that has "
+                        "died out takes to come back. 0.000001 to 0.001 is useful.",
+                    )
                 ),
                 number(
                     "ceiling",
@@ -445,14 +458,16 @@ class BadVersionDistanceCalibrated(io.ComfyNode):
                     "The most that a difference is multiplied by. It limits the push where the two "
                     "predictions hardly differ; 5 to 20 is useful.",
                 ),
-                number(
-                    "deviation",
-                    0.0,
-                    0.0,
-                    100.0,
-                    0.05,
-                    "Standard deviation of the model's latents. 0 uses that of its latent format, "
-                    "which is 1 for nearly all models.",
+                advanced(
+                    number(
+                        "deviation",
+                        0.0,
+                        0.0,
+                        100.0,
+                        0.05,
+                        "Standard deviation of the model's latents. 0 uses that of its latent "
+                        "format, which is 1 for nearly all models.",
+                    )
                 ),
                 _chain_input(),
             ],

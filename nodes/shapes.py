@@ -12,7 +12,7 @@ from ..guiders.errors import bad_input
 from ..guiders.push import shapes
 from ..guiders.push.call import Conditioning
 from ..guiders.push.shapes import Shape
-from .widgets import check, number
+from .widgets import advanced, check, number
 
 CATEGORY = "bad version/shape"
 
@@ -304,13 +304,15 @@ class BadVersionFrequencyShape(io.ComfyNode):
                     "How hard to push outlines and texture, as a multiple of what the scale asks "
                     "for. 1 to 2 is useful; below 0 pulls towards the bad version.",
                 ),
-                io.Int.Input(
-                    "levels",
-                    default=1,
-                    min=1,
-                    max=8,
-                    tooltip="How many octaves of detail count as fine; each one halves what is "
-                    "left as coarse. 1 or 2 for most images, 3 for very large ones.",
+                advanced(
+                    io.Int.Input(
+                        "levels",
+                        default=1,
+                        min=1,
+                        max=8,
+                        tooltip="How many octaves of detail count as fine; each one halves what "
+                        "is left as coarse. 1 or 2 for most images, 3 for very large ones.",
+                    )
                 ),
                 _chain_input(),
             ],

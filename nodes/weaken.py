@@ -11,7 +11,7 @@ from ..guiders.models import name_of
 from ..guiders.weaken import attention, auto, dropout, prompts, skipping, tokens, weights
 from ..guiders.weaken.blocks import choose
 from ..guiders.weaken.network import Network
-from .widgets import check, number
+from .widgets import advanced, check, number
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -158,8 +158,8 @@ class BadVersionWeakenWithNoise(io.ComfyNode):
                     "0.2 is useful; from about 0.5 nothing of the image is left, and the push "
                     "means nothing.",
                 ),
-                _seed_input(),
-                _blocks_input("all of them"),
+                advanced(_seed_input()),
+                advanced(_blocks_input("all of them")),
             ],
             outputs=[_weak_model_output()],
         )
@@ -197,7 +197,7 @@ class BadVersionWeakenWithFewerBits(io.ComfyNode):
                     "useful. At 8 hardly anything is lost and there is hardly any push; at 2 "
                     "little is left of the image.",
                 ),
-                _blocks_input("all of them"),
+                advanced(_blocks_input("all of them")),
             ],
             outputs=[_weak_model_output()],
         )
@@ -234,7 +234,7 @@ class BadVersionWeakenWithLowRank(io.ComfyNode):
                     "Share of each matrix's singular values to keep, the largest first. 0.3 to 0.7 "
                     "is useful; less makes the weak model worse and the push stronger.",
                 ),
-                _blocks_input("all of them"),
+                advanced(_blocks_input("all of them")),
             ],
             outputs=[_weak_model_output()],
         )
@@ -271,8 +271,8 @@ class BadVersionWeakenWithDropout(io.ComfyNode):
                     "Share of the activations to drop. 0.05 to 0.15 is useful; above 0.3 little is "
                     "left of the image.",
                 ),
-                _seed_input(),
-                _blocks_input("all of them"),
+                advanced(_seed_input()),
+                advanced(_blocks_input("all of them")),
             ],
             outputs=[_weak_model_output()],
         )
@@ -413,7 +413,7 @@ class BadVersionWeakenTokens(io.ComfyNode):
                     "Share of the image's tokens that change places. 1 is what the paper uses; 0.2 "
                     "to 0.5 is gentler.",
                 ),
-                _seed_input(),
+                advanced(_seed_input()),
                 _blocks_input(
                     "the two deepest on the way down of a U-Net, a few a third of the way into a "
                     "transformer"
@@ -471,7 +471,7 @@ class BadVersionWeakenPrompt(io.ComfyNode):
                     "How much: the share of tokens to drop, the noise relative to the prompt's own "
                     "spread, or how far to go towards its mean. 0.3 to 0.8 is useful.",
                 ),
-                _seed_input(),
+                advanced(_seed_input()),
             ],
             outputs=[
                 io.Conditioning.Output(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from comfy_api.latest import io
 
 from ..guiders.errors import bad_input
 from .drawing.style import LANGUAGES
+
+Widget = TypeVar("Widget", bound=io.WidgetInput)
 
 
 def number(
@@ -17,6 +19,13 @@ def number(
     return io.Float.Input(
         name, default=default, min=least, max=most, step=step, round=step / 10, tooltip=tooltip
     )
+
+
+def advanced(widget: Widget) -> Widget:
+    """The widget, marked as rarely needed: pages with Vue nodes show it only when asked to."""
+    # Inputs of ComfyUI before 0.18 have no argument for the mark, but pass on what is in here.
+    widget.extra_dict["advanced"] = True
+    return widget
 
 
 def language_input(of: str = "the words in the drawing") -> io.Combo.Input:

@@ -34,7 +34,6 @@ SETTINGS = {
     "Comfy.TutorialCompleted": True,
     "Comfy.Notification.ShowVersionUpdates": False,
     "Comfy.Minimap.Visible": False,
-    "Comfy.VueNodes.Enabled": False,
     "LiteGraph.Node.TooltipDelay": 0,
 }
 
@@ -66,12 +65,21 @@ def running_browser() -> Iterator[Browser]:
 
 
 @contextmanager
-def opened_page(browser: Browser, url: str, language: str) -> Iterator[ComfyPage]:
-    """Open the page of a server in one of ComfyUI's languages, "en" or "zh", say."""
-    context = browser.new_context(viewport=SCREEN)
+def opened_page(
+    browser: Browser, url: str, language: str, vue_nodes: bool = False
+) -> Iterator[ComfyPage]:
+    """Open the page of a server.
+
+    Args:
+        language: one of ComfyUI's, "en" or "zh", say.
+        vue_nodes: whether Vue draws the nodes, as it does on newer pages, or the canvas.
+    """
+    # What a newer page loads by `data:` is more than an older server lets it.
+    context = browser.new_context(viewport=SCREEN, bypass_csp=vue_nodes)
     context.set_default_timeout(TIMEOUT)
     try:
-        saved = context.request.post(f"{url}/settings", data={**SETTINGS, "Comfy.Locale": language})
+        settings = {"Comfy.Locale": language, "Comfy.VueNodes.Enabled": vue_nodes}
+        saved = context.request.post(f"{url}/settings", data={**SETTINGS, **settings})
         assert saved.ok, saved.text()
         page = ComfyPage(context.new_page())
         page.open(url, language)

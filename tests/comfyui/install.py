@@ -2,6 +2,7 @@
 
     build/venv              torch, what ComfyUI requires, what the tests require
     build/comfyui-<release> ComfyUI, with this repository linked into its `custom_nodes`
+    build/page-<version>    with --newer-page: a newer page of ComfyUI than that of the releases
 
 With COMFYUI_PATH in the environment, the ComfyUI at that place is used instead of a downloaded
 one. What is already there is left alone, so running this again takes no time; what an
@@ -60,6 +61,10 @@ RELEASES = {
 }
 DEFAULT_RELEASE = "0.3.75"
 
+# The page of ComfyUI 0.33.0, with Vue nodes. Unlike that release, it is on the package index, and
+# the servers of the releases above get along with it.
+NEWER_PAGE = "1.49.6"
+
 # torch and torchvision must match each other. Where no pair is known, pip finds one.
 TORCH = {
     ("Linux", "x86_64"): ("torch==2.14.1", "torchvision==0.29.1"),
@@ -94,6 +99,18 @@ def comfyui_path() -> Path:
         )
         raise SetupError(f"There is no ComfyUI in {path}. {remedy}")
     return path
+
+
+def newer_page() -> Path:
+    """The folder of the newer page, for ComfyUI's `--front-end-root`."""
+    folder = _newer_page_folder() / "comfyui_frontend_package" / "static"
+    if not (folder / "index.html").is_file():
+        raise SetupError(f"There is no page in {folder}. Run `make test`, which sets it up.")
+    return folder
+
+
+def _newer_page_folder() -> Path:
+    return BUILD / f"page-{NEWER_PAGE}"
 
 
 def linked_pack(comfyui: Path) -> Path | None:
@@ -220,6 +237,19 @@ def fetch_comfyui(release: Release, target: Path, venv: Venv) -> None:
     shutil.rmtree(partial)
 
 
+def fetch_newer_page(venv: Venv) -> None:
+    """Install the newer page beside the environment, which keeps that of its ComfyUI."""
+    target = _newer_page_folder()
+    partial = target.with_name(f"{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    venv.pip(
+        f"the page of ComfyUI {NEWER_PAGE}",
+        *("install", "--no-deps", "--target", str(partial)),
+        f"comfyui-frontend-package=={NEWER_PAGE}",
+    )
+    partial.rename(target)
+
+
 def dev_requirements() -> list[str]:
     """The dependency group `dev` of pyproject.toml.
 
@@ -250,8 +280,12 @@ class Step:
     do: Callable[[], None]
 
 
-def plan(versions: Sequence[str]) -> list[Step]:
-    """The steps that set up these releases of ComfyUI, or the one that COMFYUI_PATH names."""
+def plan(versions: Sequence[str], with_newer_page: bool = False) -> list[Step]:
+    """The steps that set up these releases of ComfyUI, or the one that COMFYUI_PATH names.
+
+    Args:
+        with_newer_page: whether to set up the newer page as well.
+    """
     venv = Venv(BUILD / "venv")
     downloads = []
     if os.environ.get("COMFYUI_PATH"):
@@ -261,6 +295,10 @@ def plan(versions: Sequence[str]) -> list[Step]:
         for version, folder in zip(versions, comfyuis, strict=True):
             fetch = partial(fetch_comfyui, RELEASES[version], folder, venv)
             downloads.append(Step(f"ComfyUI {version}", folder.is_dir, fetch))
+
+    if with_newer_page:
+        fetch = partial(fetch_newer_page, venv)
+        downloads.append(Step(f"page {NEWER_PAGE}", _newer_page_folder().is_dir, fetch))
 
     # One environment serves all releases: the older ones get along with what the newest requires.
     newest = comfyuis[0]
@@ -309,9 +347,9 @@ def only_one_at_a_time() -> Iterator[None]:
         yield
 
 
-def set_up(versions: Sequence[str]) -> None:
+def set_up(versions: Sequence[str], with_newer_page: bool = False) -> None:
     """Do what of the plan is not done yet, a line of output for each step."""
-    steps = plan(versions)
+    steps = plan(versions, with_newer_page)
     for number, step in enumerate(steps, 1):
         if step.done():
             continue
@@ -334,14 +372,19 @@ def main(arguments: Sequence[str] | None = None) -> str | None:
         choices=RELEASES,
         help=f"release of ComfyUI, can be given several times (default: {DEFAULT_RELEASE})",
     )
-    requested = parser.parse_args(arguments).comfyui or [DEFAULT_RELEASE]
+    parser.add_argument(
+        "--newer-page", action="store_true", help=f"ComfyUI's page {NEWER_PAGE} as well"
+    )
+    options = parser.parse_args(arguments)
+    requested = options.comfyui or [DEFAULT_RELEASE]
     if sys.version_info < (3, 10):  # noqa: UP036 - whatever `python3` may be runs this script
         return "ComfyUI needs Python 3.10 or newer; choose one with `make PYTHON=...`."
     if os.name == "nt":
         return "The demo and the tests run on Linux and macOS; on Windows, run them inside WSL."
     try:
         with only_one_at_a_time():
-            set_up([version for version in RELEASES if version in requested])
+            versions = [version for version in RELEASES if version in requested]
+            set_up(versions, options.newer_page)
     except SetupError as error:
         return str(error)
     except KeyboardInterrupt:

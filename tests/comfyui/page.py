@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable
@@ -50,6 +51,36 @@ WORDS = """node => {
             drawn => measure(node.innerFontStyle, drawn.displayName, drawn._displayValue) + beside
         ));
 }"""
+
+# The title and the place of each node in the graph, [left, top, width, height], once they have been
+# the same for a while: Vue nodes are elements of the page, and grow with what is in them.
+BOXES = """async () => {
+    const { canvas, ds } = app.canvas;
+    const drawn = node => {
+        if (!LiteGraph.vueNodesMode) return Array.from(node.getBounding());
+        const element = document.querySelector(`[data-node-id="${node.id}"]`);
+        if (!element) throw new Error(`${node.getTitle()} is not drawn`);
+        const { left, top, width, height } = element.getBoundingClientRect();
+        const origin = canvas.getBoundingClientRect();
+        const [x, y] = ds.convertCanvasToOffset([left - origin.left, top - origin.top]);
+        return [x, y, width / ds.scale, height / ds.scale];
+    };
+    const look = () => app.graph.nodes.map(node => [node.getTitle(), drawn(node)]);
+    const pause = milliseconds => new Promise(done => setTimeout(done, milliseconds));
+    let boxes;
+    for (let same = 0, looks = 0; same < 4 && looks < 100; looks += 1) {
+        await pause(50);
+        const now = look();
+        same = JSON.stringify(now) === JSON.stringify(boxes) ? same + 1 : 0;
+        boxes = now;
+    }
+    return boxes;
+}"""
+
+# The notes whose text is longer than their place; what is too much can be seen by scrolling only.
+CUT = """() => [...document.querySelectorAll('.comfy-markdown-content, .comfy-markdown .tiptap')]
+    .filter(text => text.clientHeight && text.scrollHeight > text.clientHeight + 1)
+    .map(text => text.innerText)"""
 
 # The test id of the errors that are told in a corner of the page instead of in a dialog.
 CORNER = "error-overlay"
@@ -150,6 +181,10 @@ class ComfyPage:
             f"The template {workflow}",
         )
 
+    def load(self, workflow: dict[str, Any]) -> None:
+        """Open a workflow as it would be dropped onto the page."""
+        self.page.evaluate("async workflow => { await app.loadGraphData(workflow) }", workflow)
+
     def save(self, name: str) -> None:
         """Save the open workflow, one that is not saved yet, under a name."""
         self._command("Comfy.SaveWorkflow")
@@ -241,7 +276,10 @@ class ComfyPage:
     def wait_for_pictures(self, node_id: int, count: int) -> None:
         """Wait until a node shows so many images."""
         self.wait_until(
-            "([id, count]) => app.graph.getNodeById(id).imgs?.length === count", [node_id, count]
+            """([id, count]) => count === (LiteGraph.vueNodesMode
+                ? document.querySelectorAll(`[data-node-id="${id}"] img`)
+                : app.graph.getNodeById(id).imgs ?? []).length""",
+            [node_id, count],
         )
 
     def watch(self) -> None:
@@ -260,6 +298,15 @@ class ComfyPage:
                 node.widgets.find(widget => widget.name === name).value = value;
             }""",
             [node_id, name, value],
+        )
+
+    def set_widgets(self, name: str, value: Any) -> None:
+        """Give the widgets of this name on all nodes another value."""
+        self.page.evaluate(
+            """([name, value]) => app.graph.nodes.flatMap(node => node.widgets ?? [])
+                .filter(widget => widget.name === name)
+                .forEach(widget => { widget.value = value; })""",
+            [name, value],
         )
 
     def show_all(self) -> bool:
@@ -295,10 +342,30 @@ class ComfyPage:
                 needed: [Math.max(node.computeSize()[0], ({WORDS})(node)), node.computeSize()[1]],
                 inputs: node.inputs.map(slot => slot.label ?? slot.localized_name),
                 outputs: node.outputs.map(slot => slot.label ?? slot.localized_name),
+                widgets: (node.widgets ?? []).filter(widget => !{OF_A_RUN})
+                    .map(widget => widget.name),
                 values: (node.widgets ?? []).filter(widget => !{OF_A_RUN})
                     .map(widget => widget.value),
             }}))"""
         )
+
+    def drawn_node(self, node_id: int) -> Locator:
+        """A node that Vue draws."""
+        return self.page.locator(f'[data-node-id="{node_id}"]')
+
+    def overlaps(self) -> list[tuple[str, str]]:
+        """The titles of the nodes that cover each other, as the page draws them."""
+        boxes = self.page.evaluate(BOXES)
+        # What is rounded to a pixel of the screen is a little more in the graph.
+        return [
+            (one, other)
+            for (one, a), (other, b) in itertools.combinations(boxes, 2)
+            if all(a[i] + a[i + 2] > b[i] + 1 and b[i] + b[i + 2] > a[i] + 1 for i in (0, 1))
+        ]
+
+    def cut_notes(self) -> list[str]:
+        """The texts of the notes that do not fit on them."""
+        return self.page.evaluate(CUT)
 
     def clear(self) -> None:
         """Remove all nodes, and look at the middle of the graph."""
@@ -391,7 +458,8 @@ class ComfyPage:
         """Select a node, choose help in the menu above it; returns the text of the help page."""
         self._select(node_id)
         self.page.get_by_test_id("more-options-button").click()
-        self.page.get_by_text("Node Info", exact=True).click()  # English in all languages.
+        # English in all languages, up to 0.3.75.
+        self.page.get_by_text(re.compile("^(Node Info|节点信息)$")).click()
         return self._read_help()
 
     def _select(self, node_id: int) -> None:

@@ -153,12 +153,16 @@ class Server:
 
 @contextmanager
 def running_server(
-    comfyui: Path | None = None, timeout: float = 180, packs: Sequence[Path] = ()
+    comfyui: Path | None = None,
+    timeout: float = 180,
+    packs: Sequence[Path] = (),
+    page: Path | None = None,
 ) -> Iterator[Server]:
     """Start ComfyUI, wait until it answers, and leave no process and no file of it behind.
 
     Args:
         packs: folders of node packs for the test at hand alone.
+        page: the folder of another page than that of this ComfyUI.
     """
     comfyui = comfyui or comfyui_path()
     with tempfile.TemporaryDirectory(prefix="bad-version-guider-") as folder, _signals_unwind():
@@ -168,6 +172,7 @@ def running_server(
         command += command_line(comfyui, base, packs)
         command += ["--listen", "127.0.0.1", "--port", str(port), "--disable-auto-launch"]
         command += ["--preview-method", "auto"]  # ComfyUI shows none by itself, many artists do.
+        command += ["--front-end-root", str(page)] if page else []
         log_file = base / "server.log"
         with log_file.open("wb") as log:
             process = subprocess.Popen(

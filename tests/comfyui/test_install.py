@@ -37,6 +37,8 @@ class Workplace:
         for name in ("tiny_torch", "tiny_unlisted", "tiny_listed", "tiny_test_tool", "tiny_extra"):
             make_wheel(self.wheels, name, "1.0")
         make_wheel(self.wheels, "torchaudio", "1.0")
+        page = {"comfyui_frontend_package/static/index.html": "newer"}
+        make_wheel(self.wheels, "comfyui_frontend_package", install.NEWER_PAGE, page)
         self.releases: dict[str, install.Release] = {}
         self.add_release("1.0.0")
         self.require_for_tests("tiny-test-tool")
@@ -176,6 +178,20 @@ def test_interrupted_unpacking_is_done_again(place):
     assert (place.comfyui("1.0.2") / "main.py").exists()
     assert not (place.comfyui("1.0.2") / "left_over.py").exists()
     assert not partial.exists()
+
+
+def test_newer_page_is_set_up_beside_the_environment_where_it_is_asked_for(place, capsys):
+    assert install.main([]) is None
+    with pytest.raises(install.SetupError, match="make test"):
+        install.newer_page()
+    partial = place.build / f"page-{install.NEWER_PAGE}.partial"
+    (partial / "comfyui_frontend_package").mkdir(parents=True)  # Of an interrupted run.
+    assert install.main(["--newer-page"]) is None
+    assert f"page {install.NEWER_PAGE} … " in capsys.readouterr().out
+    assert (install.newer_page() / "index.html").read_text() == "newer"
+    assert not list((place.build / "venv").glob("lib/*/site-packages/comfyui_frontend_package*"))
+    assert install.main(["--newer-page"]) is None
+    assert capsys.readouterr().out == ""
 
 
 def test_link_of_a_moved_repository_is_renewed(place, tmp_path):

@@ -31,14 +31,23 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def page_in(browser: Browser, server: Server) -> Iterator[Callable[[str], ComfyPage]]:
+def vue_nodes() -> bool:
+    """Whether Vue draws the nodes of the page."""
+    return False
+
+
+@pytest.fixture(scope="module")
+def page_in(
+    browser: Browser, server: Server, vue_nodes: bool
+) -> Iterator[Callable[[str], ComfyPage]]:
     """The page in a language; once opened, it stays open."""
     pages: dict[str, ComfyPage] = {}
     with ExitStack() as opened:
 
         def page_in(language: str) -> ComfyPage:
             if language not in pages:
-                pages[language] = opened.enter_context(opened_page(browser, server.url, language))
+                page = opened_page(browser, server.url, language, vue_nodes)
+                pages[language] = opened.enter_context(page)
             return pages[language]
 
         yield page_in

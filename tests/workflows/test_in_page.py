@@ -58,18 +58,6 @@ def shown(request: pytest.FixtureRequest, page_in: Callable[[str], ComfyPage]) -
     return shown
 
 
-def overlaps(page: ComfyPage) -> list[tuple[str, str]]:
-    """The titles of the nodes that cover each other."""
-    found = []
-    boxes = [(node["title"], node["box"]) for node in page.nodes()]
-    for (one, a), (other, b) in itertools.combinations(boxes, 2):
-        beside = a[0] + a[2] <= b[0] or b[0] + b[2] <= a[0]
-        above = a[1] + a[3] <= b[1] or b[1] + b[3] <= a[1]
-        if not (beside or above):
-            found.append((one, other))
-    return found
-
-
 def test_template_browser_shows_the_cards_with_their_pictures(page_in):
     page = page_in("en")
     urls = []
@@ -114,7 +102,11 @@ def test_every_widget_has_its_value(shown):
 
 
 def test_no_two_nodes_overlap(shown):
-    assert overlaps(shown.page) == []
+    assert shown.page.overlaps() == []
+
+
+def test_notes_are_wholly_in_view(shown):
+    assert shown.page.cut_notes() == []
 
 
 def test_words_are_drawn_where_the_whole_graph_is_in_view(shown):
@@ -158,7 +150,7 @@ def test_runs_from_the_page(shown, server, object_info):
         page.screenshot(shown.screenshot("run"))
     assert page.problems() == []
     # With the images, previews and texts that are on them now, some nodes are taller.
-    assert overlaps(page) == []
+    assert page.overlaps() == []
 
 
 def test_saved_and_reopened_it_is_the_same(shown):
@@ -226,7 +218,7 @@ def test_workflow_from_before_weak_every_has_its_values_still(page_in):
     guider["inputs"] = [slot for slot in guider["inputs"] if slot["name"] != "weak_every"]
     guider["widgets_values"] = [7.5, 1.25]
     page = page_in("en")
-    page.page.evaluate("async workflow => { await app.loadGraphData(workflow) }", workflow)
+    page.load(workflow)
     inputs = page.prompt()[str(guider["id"])]["inputs"]
     values = inputs["cfg"], inputs["weak_scale"], inputs["weak_every"]
     assert values == (7.5, 1.25, 1)

@@ -1,0 +1,137 @@
+"""The workflows in the page of today, where nodes are elements that Vue draws.
+
+They are larger there than on the canvas, and grow with what a run puts on them.
+"""
+
+import itertools
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import cards
+from comfyui.install import ROOT, SetupError, newer_page
+from comfyui.page import ComfyPage
+from comfyui.server import Server, running_server
+from texts import chinese_labels
+
+pytestmark = pytest.mark.server
+
+LANGUAGES = ("en", "zh")
+SAVED = {name: cards.load(name) for name in cards.WORKFLOWS}
+SHOWN = [*itertools.product(LANGUAGES, SAVED)]
+# What a run puts on nodes is as large in any language: in Chinese, the fullest one shows it.
+RUNNING = [("en", name) for name in SAVED if name not in cards.CHAINS] + [("zh", "compare_pushes")]
+# To be looked at, beside those of the canvas.
+SCREENSHOTS = ROOT / "build" / "screenshots" / "vue"
+
+
+@pytest.fixture(scope="module")
+def vue_nodes() -> bool:
+    return True
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    """A server with the newer page, in the place of the one that all other modules share."""
+    try:
+        page = newer_page()
+    except SetupError as missing:
+        if os.environ.get("BVG_REQUIRE_ALL") == "1":
+            pytest.fail(str(missing))
+        warnings.warn(f"The newer page was not tested. {missing}", stacklevel=1)
+        pytest.skip(str(missing))
+    with running_server(page=page) as running:
+        yield running
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A workflow in the page."""
+
+    page: ComfyPage
+    name: str
+    language: str
+
+    @property
+    def nodes(self) -> list[dict[str, Any]]:
+        """The nodes as they are in the file."""
+        return SAVED[self.name]["nodes"]
+
+    def screenshot(self, state: str) -> Path:
+        """Where the image of the page in this state belongs."""
+        return SCREENSHOTS / self.language / f"{self.name}_{state}.png"
+
+
+@pytest.fixture(scope="module", params=SHOWN, ids="-".join)
+def shown(request: pytest.FixtureRequest, page_in: Callable[[str], ComfyPage]) -> Shown:
+    language, name = request.param
+    page = page_in(language)
+    page.load(SAVED[name])
+    shown = Shown(page, name, language)
+    page.screenshot(shown.screenshot("opened"))
+    return shown
+
+
+def test_opens_without_problems(shown):
+    for node in shown.nodes:
+        shown.page.drawn_node(node["id"]).wait_for()
+    assert shown.page.problems() == []
+
+
+def test_no_two_nodes_overlap(shown):
+    assert shown.page.overlaps() == []
+
+
+def test_notes_are_wholly_in_view(shown):
+    assert shown.page.cut_notes() == []
+
+
+@pytest.mark.parametrize("shown", RUNNING, indirect=True, ids="-".join)
+def test_no_two_nodes_overlap_after_a_run(shown, server):
+    page = shown.page
+    # Few, since all grows at the first one. In each language others, so that nothing is cached.
+    page.set_widgets("steps", 2 + LANGUAGES.index(shown.language))
+    page.set_widgets("seeds", "1")  # Of a sweep.
+    try:
+        outputs = server.wait(page.run())["outputs"]
+        for node_id, output in outputs.items():
+            page.wait_for_pictures(int(node_id), len(output["images"]))
+        for node in shown.nodes:
+            drawn = page.drawn_node(node["id"])
+            if node["type"] in ("BadVersionGuider", "BadVersionPatch"):
+                drawn.get_by_text(re.compile("^sigma ")).wait_for()
+            elif node["type"] in ("KSampler", "SamplerCustomAdvanced"):
+                drawn.locator("img").wait_for()  # The preview.
+        assert page.overlaps() == []
+    finally:
+        page.screenshot(shown.screenshot("run"))
+    assert page.problems() == []
+
+
+def test_rarely_needed_widgets_are_shown_when_asked_for(page_in, server):
+    info = server.object_info()
+    page = page_in("en")
+    page.clear()
+    for place, node_type in enumerate(chinese_labels()):
+        row, column = divmod(place, 8)
+        page.add_node(node_type, 400 * column, 600 * row)
+    page.show_all()
+    for node in page.nodes():
+        inputs = info[node["type"]]["input"]
+        options = {**inputs["required"], **inputs.get("optional", {})}
+        rare = [name for name in node["widgets"] if options[name][1].get("advanced")]
+        drawn = page.drawn_node(node["id"])
+        labels = drawn.get_by_test_id("widget-layout-field-label")
+        assert labels.all_inner_texts() == [name for name in node["widgets"] if name not in rare]
+        button = drawn.get_by_test_id("advanced-inputs-button")
+        assert button.count() == bool(rare), node["type"]
+        if node["type"] == "BadVersionGuider":
+            assert labels.all_inner_texts() == ["cfg", "weak_scale"]
+            button.click()
+            labels.get_by_text("weak_every").wait_for()
