@@ -13,7 +13,7 @@ from .drawing.style import LANGUAGES
 from .guidance import CATEGORY, WEAK_SCALE
 from .progress import progress_text
 from .schedules import ScheduleType
-from .widgets import advanced, check, language_input
+from .widgets import check, language_input
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -64,7 +64,7 @@ class BadVersionRecipe(io.ComfyNode):
                     tooltip="The model that generates the image, with its LoRAs; it is not changed "
                     "itself.",
                 ),
-                advanced(language_input("the text")),
+                language_input("the text"),
             ],
             hidden=[io.Hidden.unique_id],
             outputs=[
