@@ -85,6 +85,10 @@ CUT = """() => [...document.querySelectorAll('.comfy-markdown-content, .comfy-ma
 # The test id of the errors that are told in a corner of the page instead of in a dialog.
 CORNER = "error-overlay"
 
+# The list of models that are missing, in a dialog, and how their files end.
+MISSING = ".comfy-missing-models"
+MODEL_FILE = r"\S+\.(?:safetensors|sft|ckpt|pth?|gguf)\b"
+
 # What is red: nodes that are not there, and inputs that the server refused. Releases after 0.3.75
 # have a node red from the start whose model is not on the server, which is no fault of a workflow.
 RED = """() => {
@@ -166,8 +170,8 @@ class ComfyPage:
 
     def load_template(self, workflow: str) -> None:
         """Open a workflow by a click on its card in the template browser."""
-        opened = """name => !document.querySelector('[role=dialog]')
-            && app.extensionManager.workflow.activeWorkflow.filename === name"""
+        opened = f"""name => app.extensionManager.workflow.activeWorkflow.filename === name
+            && !document.querySelector('[role=dialog]:not(:has({MISSING}))')"""
 
         def click() -> None:
             if not self.page.get_by_role("dialog").first.is_visible():
@@ -184,6 +188,22 @@ class ComfyPage:
     def load(self, workflow: dict[str, Any]) -> None:
         """Open a workflow as it would be dropped onto the page."""
         self.page.evaluate("async workflow => { await app.loadGraphData(workflow) }", workflow)
+
+    def offered_models(self) -> list[str]:
+        """The model files that the page offers to download, once it has opened a workflow.
+
+        What says so is closed. A page that has nothing to offer is waited for in vain.
+        """
+        corner, listed = self.page.get_by_test_id(CORNER), self.page.locator(MISSING)
+        listed.or_(corner).wait_for()
+        if corner.is_visible():
+            listed = self._details("missing-model-importable-rows")
+            text = listed.inner_text()
+            self._close_panel()
+        else:
+            text = listed.inner_text()
+            self.close_dialog()
+        return sorted(set(re.findall(MODEL_FILE, text)))
 
     def save(self, name: str) -> None:
         """Save the open workflow, one that is not saved yet, under a name."""
@@ -264,11 +284,10 @@ class ComfyPage:
         assert not self._press_run().ok
         dialog, corner = self.page.get_by_role("dialog"), self.page.get_by_test_id(CORNER)
         dialog.or_(corner).wait_for()
-        if corner.is_visible():  # Its details are beside the graph.
-            self.page.get_by_test_id(f"{CORNER}-see-errors").click()
-            details = self.page.locator("[data-testid^=error-group-]")
-            details.first.wait_for()
-            return "\n".join(details.all_inner_texts())
+        if corner.is_visible():
+            text = "\n".join(self._details("error-group-").all_inner_texts())
+            self._close_panel()
+            return text
         text = dialog.inner_text()
         self.close_dialog()
         return text
@@ -462,6 +481,19 @@ class ComfyPage:
         self.page.get_by_text(re.compile("^(Node Info|节点信息)$")).click()
         return self._read_help()
 
+    def _details(self, test_id: str) -> Locator:
+        """Of what the corner says: the parts, by how their test ids begin, beside the graph."""
+        self.page.get_by_test_id(f"{CORNER}-see-errors").click()
+        details = self.page.locator(f"[data-testid^={test_id}]")
+        details.first.wait_for()
+        return details
+
+    def _close_panel(self) -> None:
+        """Close what is open beside the graph."""
+        panel = self.page.get_by_test_id("properties-panel")
+        panel.get_by_role("button").first.click()
+        panel.wait_for(state="hidden")
+
     def _select(self, node_id: int) -> None:
         title = self.page.evaluate(
             """id => {
@@ -490,10 +522,9 @@ class ComfyPage:
         page.locator("h1").wait_for()
         text = page.inner_text()
         # Closes it again, so that it covers nothing of the graph. Releases after 0.3.75 put it in
-        # a panel; the button is the one before its tabs.
-        tab = self.page.get_by_test_id("panel-tab-parameters")
-        if tab.is_visible():
-            tab.locator("xpath=preceding::button[1]").click()
+        # a panel.
+        if self.page.get_by_test_id("properties-panel").is_visible():
+            self._close_panel()
         else:
             self.page.get_by_test_id("info-button").click()
         page.wait_for(state="hidden")

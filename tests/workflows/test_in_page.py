@@ -29,6 +29,12 @@ SHOWN = [*RUNNING, *itertools.product(LANGUAGES, cards.CHAINS)]
 SCREENSHOTS = ROOT / "build" / "screenshots"
 
 
+def models_of(name: str) -> list[str]:
+    """The model files that a workflow needs and names an address for."""
+    named = (node["properties"].get("models", []) for node in SAVED[name]["nodes"])
+    return sorted({model["name"] for model in itertools.chain.from_iterable(named)})
+
+
 @dataclass(frozen=True)
 class Shown:
     """A workflow in the page, opened from the template browser."""
@@ -37,6 +43,7 @@ class Shown:
     name: str
     language: str
     graph: dict[str, Any]
+    offered: list[str]
 
     @property
     def nodes(self) -> list[dict[str, Any]]:
@@ -53,7 +60,8 @@ def shown(request: pytest.FixtureRequest, page_in: Callable[[str], ComfyPage]) -
     language, name = request.param
     page = page_in(language)
     page.load_template(name)
-    shown = Shown(page, name, language, page.graph())
+    offered = page.offered_models() if models_of(name) else []
+    shown = Shown(page, name, language, page.graph(), offered)
     page.screenshot(shown.screenshot("opened"))
     return shown
 
@@ -94,6 +102,10 @@ def test_opens_without_problems(shown):
     nodes = shown.page.nodes()
     assert [node["type"] for node in nodes] == [node["type"] for node in shown.nodes]
     assert shown.page.problems() == []
+
+
+def test_page_offers_to_download_the_models(shown):
+    assert shown.offered == models_of(shown.name)
 
 
 def test_every_widget_has_its_value(shown):
@@ -158,6 +170,7 @@ def test_saved_and_reopened_it_is_the_same(shown):
     of_a_run = page.widgets_of_a_run()
     page.save(f"{shown.name}_{shown.language}")
     page.reopen(f"{shown.name}_{shown.language}")
+    assert not shown.offered or page.offered_models() == shown.offered
     found = page.graph_like(shown.graph)
     for one, other in zip(found["nodes"], shown.graph["nodes"], strict=True):
         if of_a_run[str(one["id"])]:
@@ -201,6 +214,7 @@ def test_page_names_the_checkpoint_that_is_missing(page_in, language):
         if node["type"] == "CheckpointLoaderSimple"
     )
     checkpoint = loader["widgets_values"][0]
+    assert page.offered_models() == [checkpoint]
     lines = page.run_in_vain().splitlines()
     reasons = [line for line in lines if line.startswith("- ")]
     if reasons:
