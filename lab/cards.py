@@ -184,12 +184,15 @@ def run(server: Server, prompt: Prompt) -> dict[str, list[Image.Image]]:
     """Run a prompt; returns the images that it has saved, by the ids of the nodes that did."""
     outputs = server.wait(server.queue(prompt))["outputs"]
     return {
-        node_id: [
-            Image.open(io.BytesIO(server.image(one))).convert("RGB") for one in saved["images"]
-        ]
+        node_id: [opened(server, one) for one in saved["images"]]
         for node_id, saved in sorted(outputs.items(), key=lambda item: (len(item[0]), item[0]))
         if prompt[node_id]["class_type"] == "SaveImage"
     }
+
+
+def opened(server: Server, image: Mapping[str, str]) -> Image.Image:
+    """An image that the server has, given as a history entry names it."""
+    return Image.open(io.BytesIO(server.image(image))).convert("RGB")
 
 
 def renew(server: Server) -> Iterator[Path]:
@@ -286,7 +289,7 @@ def shown_by(server: Server, prompt: Prompt, class_type: str) -> list[Image.Imag
     """Run a prompt; returns the one image that each node of this class shows on itself."""
     outputs = server.wait(server.queue(prompt))["outputs"]
     shown = [outputs[i]["images"] for i, n in prompt.items() if n["class_type"] == class_type]
-    return [Image.open(io.BytesIO(server.image(one))).convert("RGB") for (one,) in shown]
+    return [opened(server, one) for (one,) in shown]
 
 
 def draw_chain(names: Sequence[str]) -> Image.Image:
