@@ -82,6 +82,31 @@ CUT = """() => [...document.querySelectorAll('.comfy-markdown-content, .comfy-ma
     .filter(text => text.clientHeight && text.scrollHeight > text.clientHeight + 1)
     .map(text => text.innerText)"""
 
+# The nodes that show a line of text while they run, and those that show a preview.
+SAYING = ("BadVersionGuider", "BadVersionPatch")
+PREVIEWING = ("KSampler", "KSamplerAdvanced", "SamplerCustom", "SamplerCustomAdvanced")
+
+# What the server tells the page of these and of the output nodes, which show an image, in a run.
+TELL_OF_A_RUN = """async ([image, texts, previews]) => {
+    const blob = await (await fetch(image)).blob();
+    const { searchParams } = new URL(image);
+    const images = [Object.fromEntries(searchParams)];
+    for (const { id, type, constructor } of app.graph.nodes) {
+        const nodeId = String(id);
+        const tell = (event, detail) => app.api.dispatchCustomEvent(event, detail);
+        if (texts.includes(type)) tell('progress_text', { nodeId, text: 'sigma 1' });
+        if (previews.includes(type))
+            tell('b_preview_with_metadata', {
+                blob, nodeId, displayNodeId: nodeId, parentNodeId: nodeId, realNodeId: nodeId,
+                promptId: '', jobId: '',
+            });
+        if (constructor.nodeData?.output_node)
+            tell('executed', {
+                node: nodeId, display_node: nodeId, prompt_id: '', output: { images },
+            });
+    }
+}"""
+
 # The test id of the errors that are told in a corner of the page instead of in a dialog.
 CORNER = "error-overlay"
 
@@ -309,6 +334,34 @@ class ComfyPage:
         """What a watched node has shown: its "texts", and the addresses of its "pictures"."""
         return self.page.evaluate("id => window.seenOnNodes[id]", node_id)
 
+    def tell_of_a_run(self, image: str) -> None:
+        """Let the nodes show what a run puts on them, for a workflow that cannot run here.
+
+        Args:
+            image: the address at the server of what all output nodes show.
+        """
+        self.page.evaluate(TELL_OF_A_RUN, [image, SAYING, PREVIEWING])
+
+    def wait_until_all_show(self, pictures: dict[int, int]) -> None:
+        """Wait until the nodes show what a run puts on them.
+
+        Args:
+            pictures: how many each output node shows, by its id.
+        """
+        for node in self.nodes():
+            if node["type"] in SAYING:
+                self.wait_until(
+                    """id => LiteGraph.vueNodesMode
+                        ? document.querySelector(`[data-node-id="${id}"]`).innerText.match(/sigma /)
+                        : app.graph.getNodeById(id).widgets.some(
+                            ({ name, value }) => name.startsWith('$$') && /^sigma /.test(value))""",
+                    node["id"],
+                )
+            elif node["type"] in PREVIEWING:
+                self.wait_for_pictures(node["id"], 1)
+        for node_id, count in pictures.items():
+            self.wait_for_pictures(node_id, count)
+
     def set_widget(self, node_id: int, name: str, value: Any) -> None:
         """Give a widget another value."""
         self.page.evaluate(
@@ -489,10 +542,10 @@ class ComfyPage:
         return details
 
     def _close_panel(self) -> None:
-        """Close what is open beside the graph."""
-        panel = self.page.get_by_test_id("properties-panel")
-        panel.get_by_role("button").first.click()
-        panel.wait_for(state="hidden")
+        """Close what is open beside the graph, by the button before its tabs."""
+        tabs = self.page.locator("[data-testid^=panel-tab-]")
+        tabs.first.locator("xpath=preceding::button[1]").click()
+        self.page.get_by_test_id("properties-panel").wait_for(state="hidden")
 
     def _select(self, node_id: int) -> None:
         title = self.page.evaluate(

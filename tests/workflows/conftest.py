@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser
 
 import cards
@@ -51,6 +52,14 @@ def page_in(
             return pages[language]
 
         yield page_in
+
+
+@pytest.fixture(scope="module")
+def any_image(server: Server) -> str:
+    """The address of an image on the server."""
+    server.input_folder.mkdir(exist_ok=True)
+    Image.new("RGB", (64, 64)).save(server.input_folder / "any.png")
+    return f"{server.url}/view?filename=any.png&subfolder=&type=input"
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,8 @@ SAVED = {name: cards.load(name) for name in NAMES}
 # What cannot run here comes last, so that the lists agree for as long as both go on: tests of the
 # same workflow then share what they have opened.
 RUNNING = [*itertools.product(LANGUAGES, (name for name in NAMES if name not in cards.CHAINS))]
-SHOWN = [*RUNNING, *itertools.product(LANGUAGES, cards.CHAINS)]
+NOT_RUNNING = [*itertools.product(LANGUAGES, cards.CHAINS)]
+SHOWN = [*RUNNING, *NOT_RUNNING]
 # To be looked at: each workflow before and after it has run, in a folder for each language.
 SCREENSHOTS = ROOT / "build" / "screenshots"
 
@@ -163,6 +164,14 @@ def test_runs_from_the_page(shown, server, object_info):
     assert page.problems() == []
     # With the images, previews and texts that are on them now, some nodes are taller.
     assert page.overlaps() == []
+
+
+@pytest.mark.parametrize("shown", NOT_RUNNING, indirect=True, ids="-".join)
+def test_no_two_nodes_overlap_with_what_a_run_would_show(shown, object_info, any_image):
+    shown.page.tell_of_a_run(any_image)
+    showing = [n for n in shown.nodes if object_info.get(n["type"], {}).get("output_node")]
+    shown.page.wait_until_all_show({node["id"]: 1 for node in showing})
+    assert shown.page.overlaps() == []
 
 
 def test_saved_and_reopened_it_is_the_same(shown):
