@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> str | None:
     return f"These failed: {', '.join(report.failed)}." if report.failed else None
 
 
-def at_least(least: int) -> type[int]:
+def at_least(least: int) -> Callable[[str], int]:
     """A whole number of the command line."""
 
     def number(text: str) -> int:

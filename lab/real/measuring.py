@@ -168,11 +168,11 @@ def _saved(server: Server, outputs: Mapping[str, Any]) -> Iterator[Saved]:
         files = [each for each in shown.get("images", []) if each.get("type") == "output"]
         if files:
             data = server.image(files[0])
-            yield Saved(files[0]["filename"], data, _picture(files[0]["filename"], data))
+            yield Saved(files[0]["filename"], data, picture_of(files[0]["filename"], data))
 
 
-def _picture(name: str, data: bytes) -> Image.Image:
-    """An image; of a video, the frame in its middle."""
+def picture_of(name: str, data: bytes) -> Image.Image:
+    """The image in a file; of a video, the frame in its middle."""
     if Path(name).suffix.lower() not in (".mp4", ".webm", ".mkv"):
         picture = Image.open(io.BytesIO(data))
         picture.seek(getattr(picture, "n_frames", 1) // 2)

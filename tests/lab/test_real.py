@@ -1,7 +1,9 @@
 """`make real`: what it makes of a template, and all of it on the tiny models."""
 
+import io
 import json
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ import cards
 from comfyui.install import comfyui_path
 from comfyui.library import ASSETS
 from comfyui.workflow import WorkflowError, find_node, to_prompt
-from real import checkpoint, templates
+from real import checkpoint, measuring, templates
 from real.__main__ import main
 from real.report import HEADER
 
@@ -146,6 +148,19 @@ def test_tiny_models_by_the_names_of_real_ones(folders, server, monkeypatch, cap
     ((expected, *_),) = cards.run(server, core).values()
     difference = drawn["seed0_0_without.png"] - np.asarray(expected).astype(int)
     assert abs(difference).max() <= 2, "without the push it is ComfyUI alone"
+
+
+def test_of_a_video_the_frame_in_the_middle_is_shown():
+    file = io.BytesIO()
+    with av.open(file, "w", "mp4") as video:
+        stream = video.add_stream("mpeg4", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 32, 16, "yuv420p"
+        for grey in (0, 60, 120, 180, 240):
+            image = Image.new("RGB", (32, 16), (grey,) * 3)
+            video.mux(stream.encode(av.VideoFrame.from_image(image)))
+        video.mux(stream.encode())
+    shown = measuring.picture_of("clip.mp4", file.getvalue())
+    assert shown.size == (32, 16) and abs(np.asarray(shown).mean() - 120) < 5
 
 
 def test_without_a_comfyui(monkeypatch):
