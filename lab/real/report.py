@@ -41,13 +41,16 @@ HOW = (
     "are loaded. A ratio is the median over the seeds, with the least and the greatest in "
     "brackets. *over its model passes* is the time of the steps over that of the passes in them, "
     "so that 1 would be guidance at no cost beside its passes. Memory is the most at any time of "
-    "the sampling, in a run of its own after ComfyUI was told to free everything, with all weights."
+    "the sampling, in a run of its own after ComfyUI was told to free everything."
 )
 ON_CPU = (
     "On a CPU, ratios are those of processor time, which other programs disturb less than the "
     "clock, and memory is that of the whole process."
 )
-ON_GPU = "Times are the GPU's own, and memory is what torch has allocated there."
+ON_DEVICE = (
+    "Times are the device's own. Memory is what torch has allocated on the device; weights that "
+    "ComfyUI loads dynamically are not in it."
+)
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,7 @@ class Report:
             f"{self.device}; {asked}.",
         ]
         if self.results:
-            on_device = ON_CPU if self._is_cpu else ON_GPU
+            on_device = ON_CPU if self._is_cpu else ON_DEVICE
             rows = list(map(self._row, self.results))
             parts += [markdown_table(HEADER, rows, words=WORDS), f"{HOW} {on_device}"]
         for title, reasons in (("Left out", self.left_out), ("Failed", self.failed)):

@@ -44,8 +44,9 @@ class Clock:
             moment = torch.cuda.Event(enable_timing=True)
             moment.record()
             return moment
-        if self._device.type != "cpu":
-            getattr(torch, self._device.type).synchronize()
+        wait = getattr(_module(self._device), "synchronize", None)
+        if self._device.type != "cpu" and wait is not None:
+            wait()
         return time.perf_counter(), time.process_time()
 
     def finish(self) -> None:
@@ -66,28 +67,39 @@ class Clock:
         return self.seconds(start, end)
 
 
+def _module(device: torch.device) -> Any:
+    """That of torch for a kind of device, such as ``torch.cuda``; None where there is none."""
+    return getattr(torch, device.type, None)
+
+
 class Memory:
     """The most memory that was in use since this was made."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-        elif sys.platform == "linux":
+        forget = getattr(_module(device), "reset_peak_memory_stats", None)
+        if forget is not None:
+            forget(device)
+        elif self._is_of_the_process:
             # What earlier runs have left to the allocator is not of this one.
             gc.collect()
             ctypes.CDLL(None).malloc_trim(0)
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
+    @property
+    def _is_of_the_process(self) -> bool:
+        return self._device.type == "cpu" and sys.platform == "linux"
+
     def peak(self) -> int | None:
         """In bytes; None where that cannot be known."""
-        if self._device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self._device)
-        if sys.platform != "linux":
+        most = getattr(_module(self._device), "max_memory_allocated", None)
+        if most is not None:
+            return most(self._device)
+        if not self._is_of_the_process:
             return None
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-        (most,) = (line.split()[1] for line in lines if line.startswith("VmHWM:"))
-        return int(most) * 1024
+        (kibibytes,) = (line.split()[1] for line in lines if line.startswith("VmHWM:"))
+        return int(kibibytes) * 1024
 
 
 class Stopwatch:
