@@ -10,11 +10,13 @@ in_lab := cd lab && PYTHONPATH=../tests ../$(python)
 newest := 0.3.75
 oldest := 0.3.52
 
-.PHONY: help demo test test-push lint cards texts networks models card playground font \
+.PHONY: help demo real test test-push lint cards texts networks models card playground font \
 	choosing bench bench-speed bench-negative bench-quality lab clean
 
 help:
 	@echo "make demo            draw emoji with and without guidance, on a CPU, in a minute or two"
+	@echo "make real            run the templates on the models of the ComfyUI in COMFYUI_PATH, with the"
+	@echo "                     push and without: images, time and memory; ARGS=\"--help\" says more"
 	@echo "make test            check style and run all tests, on ComfyUI $(newest) and $(oldest)"
 	@echo "make test-push       test the arithmetic alone, in seconds, without ComfyUI"
 	@echo "make lint            check style only"
@@ -44,6 +46,10 @@ help:
 demo:
 	@$(set_up)
 	@$(in_lab) -m demo
+
+real:
+	@$(set_up)
+	@$(in_lab) -m real $(ARGS)
 
 cards:
 	@$(set_up)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 GROUND = (14, 17, 26)  # That of the tiny models' digits.
 TEXT = (232, 234, 240)
@@ -34,7 +34,7 @@ class SheetRow(NamedTuple):
 
     Attributes:
         labels: written beside it, from top to bottom.
-        pictures: of each kind; of every kind as many, and in every row.
+        pictures: of each kind; of every kind as many.
     """
 
     labels: Sequence[Label]
@@ -42,7 +42,10 @@ class SheetRow(NamedTuple):
 
 
 def draw_sheet(
-    kinds: Sequence[str], rows: Sequence[SheetRow], notes: tuple[str, str] = ("", "")
+    kinds: Sequence[str],
+    rows: Sequence[SheetRow],
+    notes: tuple[str, str] = ("", ""),
+    cell: int = CELL,
 ) -> Image.Image:
     """All images.
 
@@ -50,30 +53,38 @@ def draw_sheet(
         kinds: written above the columns.
         rows: from top to bottom.
         notes: written below, on the left and on the right.
+        cell: side of the square for each image.
     """
-    pitch = CELL + SPACE
-    block = len(rows[0].pictures[0]) * pitch - SPACE
-    width = LABEL_WIDTH + len(kinds) * pitch - SPACE + 2 * MARGIN
-    height = LINE + len(rows) * (block + GAP) + LINE + 2 * MARGIN
+    pitch = cell + SPACE
+    labels = [label for row in rows for label in row.labels]
+    longest = max((_font(each).getlength(each.text) for each in labels), default=0)
+    label_width = max(LABEL_WIDTH, round(longest) + MARGIN)
+    blocks = [max(len(row.pictures[0]) * pitch - SPACE, len(row.labels) * LINE, 0) for row in rows]
+    width = label_width + len(kinds) * pitch - SPACE + 2 * MARGIN
+    height = LINE + sum(blocks) + len(rows) * GAP + LINE + 2 * MARGIN
     sheet = Image.new("RGB", (width, height), GROUND)
     draw = ImageDraw.Draw(sheet)
     small = ImageFont.load_default(SMALL)
-    lefts = [MARGIN + LABEL_WIDTH + i * pitch for i in range(len(kinds))]
+    lefts = [MARGIN + label_width + i * pitch for i in range(len(kinds))]
     for left, kind in zip(lefts, kinds, strict=True):
-        place = (left + CELL // 2, MARGIN + LINE // 2)
+        place = (left + cell // 2, MARGIN + LINE // 2)
         draw.text(place, kind, TEXT, small, anchor="ms")
     left_note, right_note = notes
     draw.text((width - MARGIN, height - MARGIN), right_note, DIM_TEXT, small, anchor="rb")
     draw.text((MARGIN, height - MARGIN), left_note, DIM_TEXT, small, anchor="lb")
-    for i, row in enumerate(rows):
-        top = MARGIN + LINE + i * (block + GAP)
+    top = MARGIN + LINE
+    for row, block in zip(rows, blocks, strict=True):
         line_top = top + (block - LINE * len(row.labels)) // 2
         for j, label in enumerate(row.labels):
             place = (MARGIN, line_top + j * LINE + LINE // 2)
-            font = ImageFont.load_default(label.size)
-            draw.text(place, label.text, label.colour, font, anchor="lm")
+            draw.text(place, label.text, label.colour, _font(label), anchor="lm")
         for left, pictures in zip(lefts, row.pictures, strict=True):
             for j, picture in enumerate(pictures):
-                enlarged = picture.resize((CELL, CELL), Image.Resampling.BICUBIC)
-                sheet.paste(enlarged, (left, top + j * pitch))
+                fitted = ImageOps.pad(picture, (cell, cell), Image.Resampling.BICUBIC, GROUND)
+                sheet.paste(fitted, (left, top + j * pitch))
+        top += block + GAP
     return sheet
+
+
+def _font(label: Label) -> ImageFont.FreeTypeFont:
+    return ImageFont.load_default(label.size)

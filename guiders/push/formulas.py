@@ -185,9 +185,10 @@ def region(masks: Tensor, shape: Sequence[int], feather: int = 0, outside: float
         channel, and one sample or frame where all have the same.
     """
     batch, _, *frames, height, width = shape
-    wide = masks.to(_wide(masks.dtype)).clamp(0.0, 1.0)
+    wide = _wide(masks.dtype)
     # One by one, for the sake of memory: a video may have hundreds of large ones.
-    inside = torch.cat([resized(feathered(one, feather), (height, width)) for one in wide.split(1)])
+    each = (mask.to(wide).clamp(0.0, 1.0) for mask in masks.split(1))
+    inside = torch.cat([resized(feathered(mask, feather), (height, width)) for mask in each])
     weight = inside + outside * (1.0 - inside)
     if frames and frames[0] > 1:
         return over_time(weight, frames[0])[None, None]

@@ -450,6 +450,8 @@ def _as_core(
 def arithmetic(bench: Bench) -> Report:
     """Every shape and schedule on both pushes, at the latent of an image of 512 x 512 pixels."""
     shapes = ()
+    mask = torch.ones(1, 8 * bench.size, 8 * bench.size)
+    mask[..., : 4 * bench.size] = 0
     for node_id, inputs in (
         ("BadVersionProjectedShape", {"eta": 0.0, "norm_threshold": 15.0, "momentum": -0.5}),
         ("BadVersionRejectShape", {"keep": "different"}),
@@ -458,6 +460,7 @@ def arithmetic(bench: Bench) -> Report:
         ("BadVersionZeroStarShape", {}),
         ("BadVersionPerpNegShape", {"empty": bench.prompt(4), "weight": 1.0}),
         ("BadVersionFrequencyShape", {"low": 0.5, "high": 1.0, "levels": 2}),
+        ("BadVersionRegionShape", {"mask": mask, "feather": 32, "outside": 0.2}),
     ):
         shapes = bench.node(node_id, **inputs, shape=shapes)
     schedules = ()

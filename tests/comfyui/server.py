@@ -21,10 +21,11 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from comfyui.install import comfyui_path
@@ -75,7 +76,7 @@ class Server:
 
     def object_info(self) -> dict[str, Any]:
         """The description of every node that the server offers, by node id."""
-        return json.loads(self._request("/object_info"))
+        return self.get("/object_info")
 
     def queue(self, prompt: Mapping[str, Any]) -> str:
         """Queue a prompt in the API format; returns its id."""
@@ -88,7 +89,7 @@ class Server:
         """Wait until a prompt is done; returns its history entry, with its `outputs`."""
         deadline = time.monotonic() + timeout
         while True:
-            history = json.loads(self._request(f"/history/{prompt_id}"))
+            history = self.get(f"/history/{prompt_id}")
             if prompt_id in history:
                 break
             if time.monotonic() > deadline:
@@ -109,6 +110,10 @@ class Server:
     def image(self, reference: Mapping[str, str]) -> bytes:
         """The file of an image, given as a history entry names it."""
         return self._request(f"/view?{urllib.parse.urlencode(reference)}")
+
+    def get(self, path: str) -> Any:
+        """What the server answers to a GET, in JSON; a node pack may have added the path."""
+        return json.loads(self._request(path))
 
     def interrupt(self) -> None:
         """Cancel the prompt that is running, as the artist's Cancel does."""
@@ -151,27 +156,42 @@ class Server:
         return ServerError(f"{what}. Its last lines:\n" + "\n".join(tail))
 
 
+def for_tests(comfyui: Path, base: Path, packs: Sequence[Path]) -> list[str]:
+    """ComfyUI's arguments for the tiny models; see `library.command_line`."""
+    # ComfyUI shows no previews by itself, and many artists have them.
+    return [*command_line(comfyui, base, packs), "--preview-method", "auto"]
+
+
+# Tiny models gain little from a second core, and lose much where it is a busy one.
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+
+
 @contextmanager
 def running_server(
     comfyui: Path | None = None,
     timeout: float = 180,
     packs: Sequence[Path] = (),
     page: Path | None = None,
+    arguments: Callable[[Path, Path, Sequence[Path]], list[str]] = for_tests,
+    python: str = sys.executable,
+    environment: Mapping[str, str] = MappingProxyType(ONE_THREAD),
 ) -> Iterator[Server]:
     """Start ComfyUI, wait until it answers, and leave no process and no file of it behind.
 
     Args:
         packs: folders of node packs for the test at hand alone.
         page: the folder of another page than that of this ComfyUI.
+        arguments: makes ComfyUI's, from its folder, from a folder for all that it writes, and from
+            the packs.
+        python: that it runs on.
+        environment: what is set for it where it is not set already.
     """
     comfyui = comfyui or comfyui_path()
     with tempfile.TemporaryDirectory(prefix="bad-version-guider-") as folder, _signals_unwind():
         base = Path(folder) / "comfyui"
         port = _free_port()
-        command = [sys.executable, "-u", str(comfyui / "main.py")]
-        command += command_line(comfyui, base, packs)
+        command = [python, "-u", str(comfyui / "main.py"), *arguments(comfyui, base, packs)]
         command += ["--listen", "127.0.0.1", "--port", str(port), "--disable-auto-launch"]
-        command += ["--preview-method", "auto"]  # ComfyUI shows none by itself, many artists do.
         command += ["--front-end-root", str(page)] if page else []
         log_file = base / "server.log"
         with log_file.open("wb") as log:
@@ -181,8 +201,7 @@ def running_server(
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                # Tiny models gain little from a second core, and lose much where it is a busy one.
-                env={"OMP_NUM_THREADS": "1", **os.environ},
+                env={**environment, **os.environ},
                 start_new_session=True,  # Its own process group, to be stopped as a whole.
             )
         try:

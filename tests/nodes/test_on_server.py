@@ -1,10 +1,12 @@
 """The nodes in prompts that a real server executes, with its cache between them."""
 
+import io
 import json
 import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from comfyui.server import Interrupted
 
@@ -71,6 +73,35 @@ def test_prompt_queued_again_after_a_changed_widget(server):
     assert picture(server, weak_scale=1.5) == first
     assert other != first
     assert picture(server, weak_scale=3.0) == second
+
+
+def test_region_by_a_mask_of_the_graph(server):
+    """White, it is as if it were not there; black, the push is off."""
+
+    def with_mask(value):
+        graph = prompt(seed=5, weak_shape=["region", 0])
+        graph["mask"] = {
+            "class_type": "SolidMask",
+            "inputs": {"value": value, "width": 64, "height": 96},
+        }
+        graph["region"] = {
+            "class_type": "BadVersionRegionShape",
+            "inputs": {"mask": ["mask", 0], "feather": 16, "outside": 0.0},
+        }
+        ((image,),) = [
+            output["images"] for output in server.wait(server.queue(graph))["outputs"].values()
+        ]
+        return pixels(server.image(image))
+
+    whole, off = (pixels(picture(server, seed=5, weak_scale=scale)) for scale in (1.5, 1.0))
+    assert (with_mask(1.0) == whole).all()
+    assert abs(with_mask(0.0) - off).max() <= 1
+    assert abs(whole - off).max() > 10
+    assert "Region Shape, input 'mask': it is black everywhere" in server.log()
+
+
+def pixels(png):
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
 
 
 def test_cancel_and_go_on(server):
