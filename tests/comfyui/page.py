@@ -60,10 +60,17 @@ BOXES = """async () => {
         if (!LiteGraph.vueNodesMode) return Array.from(node.getBounding());
         const element = document.querySelector(`[data-node-id="${node.id}"]`);
         if (!element) throw new Error(`${node.getTitle()} is not drawn`);
-        const { left, top, width, height } = element.getBoundingClientRect();
+        // Its foot, which tells of errors and of more inputs, may stand out; its handles always do.
+        const parts = [element, ...element.querySelectorAll(':scope > :not([data-corner])')]
+            .map(part => part.getBoundingClientRect()).filter(({ width }) => width);
+        const least = side => Math.min(...parts.map(part => part[side]));
+        const most = side => Math.max(...parts.map(part => part[side]));
         const origin = canvas.getBoundingClientRect();
-        const [x, y] = ds.convertCanvasToOffset([left - origin.left, top - origin.top]);
-        return [x, y, width / ds.scale, height / ds.scale];
+        const [x, y] = ds.convertCanvasToOffset(
+            [least('left') - origin.left, least('top') - origin.top]
+        );
+        const size = [most('right') - least('left'), most('bottom') - least('top')];
+        return [x, y, ...size.map(length => length / ds.scale)];
     };
     const look = () => app.graph.nodes.map(node => [node.getTitle(), drawn(node)]);
     const pause = milliseconds => new Promise(done => setTimeout(done, milliseconds));
@@ -318,10 +325,11 @@ class ComfyPage:
         return text
 
     def wait_for_pictures(self, node_id: int, count: int) -> None:
-        """Wait until a node shows so many images."""
+        """Wait until a node shows so many images, or as many videos."""
         self.wait_until(
             """([id, count]) => count === (LiteGraph.vueNodesMode
-                ? document.querySelectorAll(`[data-node-id="${id}"] img`)
+                ? document.querySelector(`[data-node-id="${id}"]`)
+                    .querySelectorAll('img, .video-preview')
                 : app.graph.getNodeById(id).imgs ?? []).length""",
             [node_id, count],
         )
