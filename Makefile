@@ -10,7 +10,7 @@ in_lab := cd lab && PYTHONPATH=../tests ../$(python)
 newest := 0.3.75
 oldest := 0.3.52
 
-.PHONY: help demo test test-push lint cards texts networks models card playground font \
+.PHONY: help demo test test-push lint cards templates texts networks models card playground font \
 	bench bench-speed bench-negative bench-quality lab clean
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make lint            check style only"
 	@echo
 	@echo "make cards           draw the images of the README and of the workflows again"
+	@echo "make templates       write the graphs in workflows/ from their descriptions in lab/templates"
 	@echo "make texts           write the help pages and the README's tables from the nodes and docs/help"
 	@echo "make networks        write what the Weaken nodes can do to which model, then make texts; needs"
 	@echo "                     the COMFYUI_PATH of a release that loads all of them"
@@ -64,6 +65,10 @@ card:
 playground:
 	@$(set_up)
 	$(python) -m playground.training
+
+templates:
+	@$(set_up)
+	@$(in_lab) -m templates
 
 texts:
 	@$(set_up)

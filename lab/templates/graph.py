@@ -1,0 +1,94 @@
+"""How a template is described: nodes by their class, inputs by name, in columns from left to right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class File:
+    """A model file that a loader asks for.
+
+    Attributes:
+        name: as the loader shows it.
+        directory: the folder in ComfyUI's `models` that it belongs into.
+        url: where the page offers to download it from.
+    """
+
+    name: str
+    directory: str
+    url: str
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a node gives, by the name of the output."""
+
+    node: Node
+    name: str
+
+
+@dataclass(eq=False)
+class Node:
+    """One node.
+
+    Attributes:
+        kind: its class, as ComfyUI registers it.
+        inputs: by name: a value of a widget, a :class:`File`, or a link: an :class:`Output`, or a
+            :class:`Node` that has no other output. What is not named has its default, or is not
+            connected.
+        title: instead of the node's own, which the page translates.
+    """
+
+    kind: str
+    inputs: dict[str, Any] = field(default_factory=dict)
+    title: str = ""
+
+    def __getitem__(self, output: str) -> Output:
+        return Output(self, output)
+
+
+class Graph:
+    """The nodes of a template. Links run from left to right, so columns are filled in that order."""
+
+    def __init__(self) -> None:
+        """Begin with no column."""
+        self.columns: list[list[Node]] = []
+
+    def column(self) -> None:
+        """Begin the next column."""
+        self.columns.append([])
+
+    def add(self, kind: str, title: str = "", **inputs: Any) -> Node:
+        """Put a node below the last one of this column."""
+        node = Node(kind, inputs, title)
+        self.columns[-1].append(node)
+        return node
+
+
+@dataclass(frozen=True)
+class Template:
+    """A graph for artists, with the note beside it.
+
+    Attributes:
+        note: in Markdown: a heading, what it shows, what to try next.
+        draw: fills the graph; the first column is the note's.
+    """
+
+    note: str
+    draw: Callable[[Graph], None]
+
+
+TEMPLATES: dict[str, Template] = {}
+
+
+def template(heading: str, shows: str, next_: str) -> Callable[[Callable[[Graph], None]], Any]:
+    """Make a template of a function that draws it, under the function's name."""
+
+    def register(draw: Callable[[Graph], None]) -> Callable[[Graph], None]:
+        TEMPLATES[draw.__name__] = Template(f"## {heading}\n\n{shows}\n\n{next_}\n", draw)
+        return draw
+
+    return register

@@ -1,0 +1,293 @@
+"""A template as ComfyUI's page saves it: format 0.4, with sizes and places for all nodes."""
+
+from __future__ import annotations
+
+import textwrap
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from comfyui.workflow import IMAGE_UPLOAD, WIDGET_TYPES
+
+from .graph import File, Graph, Node, Output, Template
+
+Info = Mapping[str, Any]
+
+NOTE = "MarkdownNote"
+NOTE_TITLE = "What this shows"
+NOTE_COLOURS = {"color": "#432", "bgcolor": "#653"}
+
+# What the page draws on its canvas, in its pixels: a title above the node, then slots, then widgets.
+TITLE, SLOT, WIDGET = 30, 20, 24
+EDGE, EDGE_OF_WIDGETS = 6, 14
+LETTER, BESIDE_WORDS = 7, 95  # Of a line: its letters, and arrows, margins and gaps.
+TITLE_LETTER = 9
+NARROWEST = 240
+
+# The newer rendering of nodes by the page's own elements needs more room than the canvas.
+NEWER_HEAD, NEWER_SLOT, NEWER_WIDGET, NEWER_EDGE = 50, 26, 36, 30
+NEWER_WIDTH = 1.1
+
+GAP_X, GAP_Y = 80, 50
+
+TEXT_HEIGHT = 120  # Of a widget for several lines.
+NOTE_WIDTH, NOTE_LETTERS, NOTE_LINE = 400, 46, 22
+
+# What nodes show on themselves, and how large they are saved for it.
+PICTURE = (380, 420)
+PLOT = (460, 640)
+SHOWING = {
+    "SaveImage": PICTURE,
+    "SaveVideo": PICTURE,
+    "LoadImage": PICTURE,
+    "BadVersionGuidancePlot": PLOT,
+    "BadVersionLabelledGrid": PLOT,
+    "BadVersionGuidanceSchedulePreview": PLOT,
+}
+# What a run puts below the widgets of a node: a line of text, a preview.
+OF_A_RUN = {
+    "BadVersionGuider": 90,
+    "BadVersionPatch": 90,
+    "KSampler": 300,
+    "SamplerCustomAdvanced": 300,
+}
+
+
+class TemplateError(ValueError):
+    """A template asks for what the nodes do not have; the message says which node and what."""
+
+
+@dataclass
+class _Placed:
+    """A node on its way into the file."""
+
+    node: Node
+    number: int
+    inputs: list[dict[str, Any]] = field(default_factory=list)
+    outputs: list[dict[str, Any]] = field(default_factory=list)
+    values: list[Any] = field(default_factory=list)
+    files: list[File] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    texts: int = 0
+
+
+def save(name: str, template: Template, object_info: Info) -> dict[str, Any]:
+    """The workflow that the page opens.
+
+    Args:
+        name: of the template.
+        template: what to save.
+        object_info: what a server says of its nodes, `Server.object_info()`.
+
+    Raises:
+        TemplateError: for a node, an input or an output that there is not.
+    """
+    graph = Graph()
+    graph.column()
+    graph.add(NOTE, NOTE_TITLE)
+    template.draw(graph)
+    nodes = [node for column in graph.columns for node in column]
+    placed = {node: _Placed(node, number) for number, node in enumerate(nodes, 1)}
+    links: list[list[Any]] = []
+    for one in placed.values():
+        if one.node.kind == NOTE:
+            one.values = [template.note]
+        else:
+            _fill(one, _info(one.node, object_info))
+    for one in placed.values():
+        if one.node.kind != NOTE:
+            _connect(one, placed, links, object_info)
+    return {
+        "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"bad-version-guider/{name}")),
+        "revision": 0,
+        "last_node_id": len(nodes),
+        "last_link_id": len(links),
+        "nodes": _laid_out(graph.columns, placed),
+        "links": links,
+        "groups": [],
+        "config": {},
+        "extra": {"workflowRendererVersion": "LG"},
+        "version": 0.4,
+    }
+
+
+def _info(node: Node, object_info: Info) -> Info:
+    if node.kind not in object_info:
+        raise TemplateError(f"{node.kind}: this ComfyUI has no such node.")
+    return object_info[node.kind]
+
+
+def _inputs(info: Info) -> Iterator[tuple[str, str, Mapping[str, Any], bool]]:
+    """Of each input its name, type and options, and whether it is optional."""
+    for group in ("required", "optional"):
+        for name in info["input_order"].get(group, []):
+            kind, *rest = info["input"][group][name]
+            # A list in the place of the type is the older way to describe a choice.
+            of_list = isinstance(kind, list)
+            options = dict(rest[0]) if rest else {}
+            if of_list:
+                options.setdefault("options", kind)
+            yield name, "COMBO" if of_list else kind, options, group == "optional"
+
+
+def _fill(one: _Placed, info: Info) -> None:
+    """Slots, and the values of the widgets in their order."""
+    node = one.node
+    sockets, widgets = [], []
+    known = set()
+    for name, kind, options, optional in _inputs(info):
+        known.add(name)
+        slot = {"localized_name": name, "name": name, "type": kind, "link": None}
+        if optional:
+            slot["shape"] = 7
+        if kind not in WIDGET_TYPES or options.get("forceInput"):
+            sockets.append(slot)
+            continue
+        widgets.append(slot | {"widget": {"name": name}})
+        value = _value(one, name, kind, options)
+        one.values.append(value)
+        one.texts += bool(options.get("multiline"))
+        one.lines.append(f"{name} {value}")
+        if options.get("control_after_generate"):
+            one.values.append("fixed")
+            one.lines.append("control_after_generate fixed")
+        if options.get(IMAGE_UPLOAD):
+            one.values.append("image")
+            one.lines.append("choose file to upload")
+    if unknown := node.inputs.keys() - known:
+        raise TemplateError(f"{node.kind} has no input {', '.join(sorted(unknown))}.")
+    one.inputs = [*sockets, *widgets]
+    one.outputs = [
+        {"localized_name": name, "name": name, "type": kind, "links": []}
+        for name, kind in zip(info["output_name"], info["output"], strict=True)
+    ]
+
+
+def _value(one: _Placed, name: str, kind: str, options: Mapping[str, Any]) -> Any:
+    value = one.node.inputs.get(name)
+    if isinstance(value, File):
+        one.files.append(value)
+        return value.name
+    if value is None or isinstance(value, (Node, Output)):
+        choices = options.get("options") or [None]
+        value = options.get("default", choices[0] if kind == "COMBO" else None)
+        if value is None:
+            raise TemplateError(f"{one.node.kind}: {name} has no default.")
+    return float(value) if kind == "FLOAT" and value != int(value) else value
+
+
+def _connect(
+    one: _Placed,
+    placed: Mapping[Node, _Placed],
+    links: list[list[Any]],
+    object_info: Info,
+) -> None:
+    for place, slot in enumerate(one.inputs):
+        link = one.node.inputs.get(slot["name"])
+        if isinstance(link, Node):
+            if len(placed[link].outputs) != 1:
+                raise TemplateError(f"{link.kind} has several outputs: say which one.")
+            link = Output(link, placed[link].outputs[0]["name"])
+        if not isinstance(link, Output):
+            if link is not None and "widget" not in slot:
+                raise TemplateError(f"{one.node.kind}: {slot['name']} takes a link, not {link!r}.")
+            continue
+        source = placed[link.node]
+        names = [output["name"] for output in source.outputs]
+        if link.name not in names:
+            raise TemplateError(f"{link.node.kind} has no output {link.name}.")
+        at = names.index(link.name)
+        output = source.outputs[at]
+        if output["type"] != slot["type"]:
+            raise TemplateError(
+                f"{one.node.kind}: {slot['name']} takes {slot['type']}, not {output['type']}."
+            )
+        number = len(links) + 1
+        links.append([number, source.number, at, one.number, place, slot["type"]])
+        slot["link"] = number
+        output["links"].append(number)
+
+
+# Where the nodes are.
+
+
+def _laid_out(
+    columns: Sequence[Sequence[Node]], placed: Mapping[Node, _Placed]
+) -> list[dict[str, Any]]:
+    nodes, left = [], 0
+    for column in columns:
+        sizes = [_size(placed[node]) for node in column]
+        width = max(width for width, _ in sizes)
+        top = 0
+        for node, (_, height) in zip(column, sizes, strict=True):
+            one = placed[node]
+            nodes.append(_node(one, (left, top), (width, height)))
+            top += _ten(_room(one, height) + TITLE + GAP_Y)
+        left += _ten(width * NEWER_WIDTH + GAP_X)
+    return nodes
+
+
+def _size(one: _Placed) -> tuple[int, int]:
+    """Width and height on the canvas, without the title."""
+    kind = one.node.kind
+    if kind == NOTE:
+        lines = sum(
+            max(1, len(textwrap.wrap(line, NOTE_LETTERS))) for line in one.values[0].splitlines()
+        )
+        return NOTE_WIDTH, _ten(NOTE_LINE * lines + 50)
+    title = len(one.node.title or kind) * TITLE_LETTER + 2 * TITLE
+    words = max((len(line) for line in one.lines), default=0) if not one.texts else 36
+    width = max(NARROWEST, title, words * LETTER + BESIDE_WORDS)
+    sockets = [slot for slot in one.inputs if "widget" not in slot]
+    height = SLOT * max(len(sockets), len(one.outputs)) + WIDGET * (len(one.lines) - one.texts)
+    height += EDGE_OF_WIDGETS if one.lines else EDGE
+    height += one.texts * TEXT_HEIGHT
+    least = SHOWING.get(kind, (0, 0))
+    return _ten(max(width, least[0])), max(height, least[1])
+
+
+def _room(one: _Placed, height: int) -> int:
+    """How much height a node needs in either rendering, also after a run."""
+    sockets = [slot for slot in one.inputs if "widget" not in slot]
+    newer = (
+        NEWER_HEAD
+        + NEWER_SLOT * max(len(sockets), len(one.outputs))
+        + NEWER_WIDGET * (len(one.lines) - one.texts)
+        + one.texts * TEXT_HEIGHT
+        + NEWER_EDGE
+    )
+    shown = SHOWING.get(one.node.kind, (0, 0))[1]
+    return max(height, newer) + shown // 2 + OF_A_RUN.get(one.node.kind, 0)
+
+
+def _ten(length: float) -> int:
+    return -10 * int(-length // 10)
+
+
+def _node(one: _Placed, place: tuple[int, int], size: tuple[int, int]) -> dict[str, Any]:
+    kind = one.node.kind
+    node: dict[str, Any] = {
+        "id": one.number,
+        "type": kind,
+        "pos": list(place),
+        "size": list(size),
+        "flags": {},
+        # Columns are filled from left to right, so a node comes after all that it needs.
+        "order": one.number - 1,
+        "mode": 0,
+        "inputs": one.inputs,
+        "outputs": one.outputs,
+        "properties": {},
+        "widgets_values": one.values,
+    }
+    if one.node.title:
+        node["title"] = one.node.title
+    if kind == NOTE:
+        return node | NOTE_COLOURS
+    node["properties"]["Node name for S&R"] = kind
+    if one.files:
+        node["properties"]["models"] = [
+            {"name": file.name, "url": file.url, "directory": file.directory} for file in one.files
+        ]
+    return node
