@@ -5,7 +5,7 @@ connected to, in which column. `saved` fills in from the schemas of a real Comfy
 format wants besides, and lays the nodes out.
 """
 
+from . import checkpoints, families, methods  # noqa: F401  # They register their templates.
 from .graph import TEMPLATES, File, Graph, Node, Template
-from . import checkpoints, families, methods  # noqa: F401, I001  # They register their templates.
 
 __all__ = ["TEMPLATES", "File", "Graph", "Node", "Template"]

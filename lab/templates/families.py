@@ -27,16 +27,20 @@ def _advanced(graph: Graph, guider: Node, sigmas: Link, latent: Link, sampler: s
     return sampled["output"]
 
 
-@template(
-    "A distilled model, away from itself with fewer blocks",
-    "FLUX.1 dev runs at cfg 1 and has no use for a negative prompt. **Weaken by Skipping Blocks** makes a "
-    "bad version of it by leaving out some blocks a third of the way in, and **Bad-Version Patch** pushes "
-    "away from that. No source gives a number for this model: **weak_scale** 1.5 is a place to start.",
-    "Compare **weak_scale** 1, which is off, with 1.5 and 2 on the same seed. Then type other blocks, "
-    "such as **double 6-8** or **single 12-14**, and keep those that leave the image recognizable, but "
-    "worse. With a push, a lower **guidance** often looks more natural: try 2.5.",
-)
+@template
 def flux1_dev_skipped_blocks(graph: Graph) -> None:
+    """A distilled model, away from itself with fewer blocks
+
+    FLUX.1 dev runs at cfg 1 and has no use for a negative prompt. **Weaken by Skipping
+    Blocks** makes a bad version of it by leaving out some blocks a third of the way in, and
+    **Bad-Version Patch** pushes away from that. No source gives a number for this model:
+    **weak_scale** 1.5 is a place to start.
+
+    Compare **weak_scale** 1, which is off, with 1.5 and 2 on the same seed. Then type other
+    blocks, such as **double 6-8** or **single 12-14**, and keep those that leave the image
+    recognizable, but worse. With a push, a lower **guidance** often looks more natural: try
+    2.5.
+    """
     graph.column()
     model = graph.add("UNETLoader", unet_name=files.FLUX1_DEV)
     clip = graph.add(
@@ -58,16 +62,19 @@ def flux1_dev_skipped_blocks(graph: Graph) -> None:
     saved(graph, samples, vae, "flux1_dev_skipped_blocks")
 
 
-@template(
-    "Two pushes in one guider",
-    "FLUX.2 klein base is not distilled, so it takes a cfg of 5, and a second push beside it: away from "
-    "the same model without some blocks a third of the way in. **Bad-Version Guider** makes both. No "
-    "source gives a number for this model: **weak_scale** 1.5 is a place to start.",
-    "Compare **weak_scale** 1, which is off, with 1.5 and 2 on the same seed, then lower cfg to 3: the "
-    "bad version keeps the image together, and images vary more. Type other blocks, such as **double 2**, "
-    "and keep those that leave the image recognizable, but worse.",
-)
+@template
 def flux2_klein_base_skipped_blocks(graph: Graph) -> None:
+    """Two pushes in one guider
+
+    FLUX.2 klein base is not distilled, so it takes a cfg of 5, and a second push beside it:
+    away from the same model without some blocks a third of the way in. **Bad-Version Guider**
+    makes both. No source gives a number for this model: **weak_scale** 1.5 is a place to
+    start.
+
+    Compare **weak_scale** 1, which is off, with 1.5 and 2 on the same seed, then lower cfg to
+    3: the bad version keeps the image together, and images vary more. Type other blocks, such
+    as **double 2**, and keep those that leave the image recognizable, but worse.
+    """
     graph.column()
     model, clip, vae = separate(
         graph, files.FLUX2_KLEIN_BASE, files.FLUX2_TEXT, "flux2", files.FLUX2_VAE
@@ -91,16 +98,19 @@ def flux2_klein_base_skipped_blocks(graph: Graph) -> None:
     saved(graph, samples, vae, "flux2_klein_base_skipped_blocks")
 
 
-@template(
-    "A second push beside cfg",
-    "ComfyUI's graph for Z-Image, and beside its cfg of 4 a push away from the same model without some "
-    "blocks a third of the way in. No source gives a number for this model: **weak_scale** 1.5 is a place "
-    "to start.",
-    "Compare **weak_scale** 1, which is off, with 1.5 and 2 on the same seed, then lower cfg to 2.5. Type "
-    "other blocks, such as **8-9**, and keep those that leave the image recognizable, but worse. For "
-    "fewer passes, push in the first half only, by **Guidance Interval** on **weak_schedule**.",
-)
+@template
 def z_image_skipped_blocks(graph: Graph) -> None:
+    """A second push beside cfg
+
+    ComfyUI's graph for Z-Image, and beside its cfg of 4 a push away from the same model
+    without some blocks a third of the way in. No source gives a number for this model:
+    **weak_scale** 1.5 is a place to start.
+
+    Compare **weak_scale** 1, which is off, with 1.5 and 2 on the same seed, then lower cfg to
+    2.5. Type other blocks, such as **8-9**, and keep those that leave the image recognizable,
+    but worse. For fewer passes, push in the first half only, by **Guidance Interval** on
+    **weak_schedule**.
+    """
     graph.column()
     loaded, clip, vae = separate(
         graph, files.Z_IMAGE, files.Z_IMAGE_TEXT, "lumina2", files.Z_IMAGE_VAE
@@ -119,16 +129,19 @@ def z_image_skipped_blocks(graph: Graph) -> None:
     saved(graph, samples, vae, "z_image_skipped_blocks")
 
 
-@template(
-    "LoRA on against LoRA off",
-    "**Weaken LoRAs** takes the LoRA off again, and that is the bad version: the push goes towards what "
-    "the LoRA has learned, and the strength of the LoRA itself stays as it is. It works at the cfg of 1 "
-    "of a turbo model. For autoguidance a **weak_scale** of 1.4 to 3 is published; none for this LoRA.",
-    "Compare **weak_scale** 1, which is off, with 2 and 3 on the same seed. Then lower the strength of "
-    "the LoRA to 0.6 and push harder. With **keep** at 0.5 the bad version has half of the LoRA, for a "
-    "gentler push. Put your own model and LoRA in: any pair works.",
-)
+@template
 def z_image_turbo_lora_on_against_off(graph: Graph) -> None:
+    """LoRA on against LoRA off
+
+    **Weaken LoRAs** takes the LoRA off again, and that is the bad version: the push goes
+    towards what the LoRA has learned, and the strength of the LoRA itself stays as it is. It
+    works at the cfg of 1 of a turbo model. For autoguidance a **weak_scale** of 1.4 to 3 is
+    published; none for this LoRA.
+
+    Compare **weak_scale** 1, which is off, with 2 and 3 on the same seed. Then lower the
+    strength of the LoRA to 0.6 and push harder. With **keep** at 0.5 the bad version has half
+    of the LoRA, for a gentler push. Put your own model and LoRA in: any pair works.
+    """
     graph.column()
     loaded, clip, vae = separate(
         graph, files.Z_IMAGE_TURBO, files.Z_IMAGE_TEXT, "lumina2", files.Z_IMAGE_VAE
@@ -160,16 +173,20 @@ def z_image_turbo_lora_on_against_off(graph: Graph) -> None:
     saved(graph, samples, vae, "z_image_turbo_lora")
 
 
-@template(
-    "Away from half of the prompt",
-    "Here the bad version is the same model with a worse prompt: **Weaken Prompt** lets half of its words "
-    "say nothing, and **weak_positive** takes that. The push goes towards what those words ask for. A "
-    "paper on the content of prompts recommends 4 for this model in the place of cfg, with a prompt that "
-    "is weakened in another way, so **weak_scale** 2 beside cfg is a place to start.",
-    "Compare **weak_scale** 1, which is off, with 2 and 4 on the same seed, then lower cfg to 2. Another "
-    "**seed** of Weaken Prompt drops other words; a higher **amount** drops more of them.",
-)
+@template
 def qwen_image_weak_prompt(graph: Graph) -> None:
+    """Away from half of the prompt
+
+    Here the bad version is the same model with a worse prompt: **Weaken Prompt** lets half of
+    its words say nothing, and **weak_positive** takes that. The push goes towards what those
+    words ask for. A paper on the content of prompts recommends 4 for this model in the place
+    of cfg, with a prompt that is weakened in another way, so **weak_scale** 2 beside cfg is a
+    place to start.
+
+    Compare **weak_scale** 1, which is off, with 2 and 4 on the same seed, then lower cfg to 2.
+    Another **seed** of Weaken Prompt drops other words; a higher **amount** drops more of
+    them.
+    """
     graph.column()
     loaded, clip, vae = separate(
         graph, files.QWEN_IMAGE, files.QWEN_IMAGE_TEXT, "qwen_image", files.QWEN_IMAGE_VAE
@@ -188,16 +205,19 @@ def qwen_image_weak_prompt(graph: Graph) -> None:
     saved(graph, samples, vae, "qwen_image_weak_prompt")
 
 
-@template(
-    "Video away from a model without two blocks",
-    "ComfyUI's graph for Wan 2.2 5B, text to video, and beside its cfg a push away from the same model "
-    "without its blocks 9 and 10, from the first steps until 80 % of sampling. Those blocks, that time "
-    "and a **weak_scale** of 4 are published for Wan; most other single blocks make it worse.",
-    "A video takes long, so try it first with a **length** of 25 and a smaller width and height. Compare "
-    "**weak_scale** 1, which is off, with 2 and 4 on the same seed: look at hands and at what moves. For "
-    "image to video, connect an image to **start_image**.",
-)
+@template
 def wan22_5b_video(graph: Graph) -> None:
+    """Video away from a model without two blocks
+
+    ComfyUI's graph for Wan 2.2 5B, text to video, and beside its cfg a push away from the same
+    model without its blocks 9 and 10, from the first steps until 80 % of sampling. Those
+    blocks, that time and a **weak_scale** of 4 are published for Wan; most other single blocks
+    make it worse.
+
+    A video takes long, so try it first with a **length** of 25 and a smaller width and height.
+    Compare **weak_scale** 1, which is off, with 2 and 4 on the same seed: look at hands and at
+    what moves. For image to video, connect an image to **start_image**.
+    """
     graph.column()
     loaded, clip, vae = separate(graph, files.WAN22_5B, files.WAN_TEXT, "wan", files.WAN22_VAE)
     when = graph.add("BadVersionGuidanceInterval", start=0.01, end=0.8)
@@ -227,16 +247,18 @@ def wan22_5b_video(graph: Graph) -> None:
     graph.add("SaveVideo", video=video, filename_prefix="video/wan22_5b_video")
 
 
-@template(
-    "Away from one block without attention",
-    "ComfyUI's graph for Anima, and beside its cfg a push away from the same model, in whose block 18 no "
-    "part of the image sees the others, until 70 % of sampling. This block, that time and a "
-    "**weak_scale** of 5 are published for Anima.",
-    "Compare **weak_scale** 1, which is off, with 3 and 5 on the same seed. Then put **Weaken by Skipping "
-    "Blocks** in the place of Weaken Attention, with block 18 and a **weak_scale** of 4: a source "
-    "recommends that as well.",
-)
+@template
 def anima_weak_attention(graph: Graph) -> None:
+    """Away from one block without attention
+
+    ComfyUI's graph for Anima, and beside its cfg a push away from the same model, in whose
+    block 18 no part of the image sees the others, until 70 % of sampling. This block, that
+    time and a **weak_scale** of 5 are published for Anima.
+
+    Compare **weak_scale** 1, which is off, with 3 and 5 on the same seed. Then put **Weaken by
+    Skipping Blocks** in the place of Weaken Attention, with block 18 and a **weak_scale** of
+    4: a source recommends that as well.
+    """
     graph.column()
     model, clip, vae = separate(
         graph, files.ANIMA, files.ANIMA_TEXT, "stable_diffusion", files.ANIMA_VAE
@@ -248,8 +270,8 @@ def anima_weak_attention(graph: Graph) -> None:
     positive, negative = prompts(
         graph,
         clip,
-        "masterpiece, best quality, score_7, safe, 1girl, florist, holding a bouquet of tulips, shop, "
-        "morning light",
+        "masterpiece, best quality, score_7, safe, 1girl, florist, holding a bouquet of tulips, "
+        "flower shop, morning light",
         "worst quality, low quality, score_1, score_2, score_3, blurry, jpeg artifacts, sepia",
     )
     graph.column()
@@ -263,15 +285,18 @@ def anima_weak_attention(graph: Graph) -> None:
     saved(graph, samples, vae, "anima_weak_attention")
 
 
-@template(
-    "Two pushes in one guider",
-    "ComfyUI's graph for Chroma with **Bad-Version Guider** in the place of its CFGGuider: beside cfg, a "
-    "push away from the same model without some blocks a third of the way in. No source gives a number "
-    "for this model: **weak_scale** 1.5 is a place to start.",
-    "Compare **weak_scale** 1, which is off, with 1.5 and 2 on the same seed, then lower cfg to 2.5. Type "
-    "other blocks, such as **double 6-8**, and keep those that leave the image recognizable, but worse.",
-)
+@template
 def chroma_skipped_blocks(graph: Graph) -> None:
+    """Two pushes in one guider
+
+    ComfyUI's graph for Chroma with **Bad-Version Guider** in the place of its CFGGuider:
+    beside cfg, a push away from the same model without some blocks a third of the way in. No
+    source gives a number for this model: **weak_scale** 1.5 is a place to start.
+
+    Compare **weak_scale** 1, which is off, with 1.5 and 2 on the same seed, then lower cfg to
+    2.5. Type other blocks, such as **double 6-8**, and keep those that leave the image
+    recognizable, but worse.
+    """
     graph.column()
     loaded, encoder, vae = separate(
         graph, files.CHROMA, files.T5_XXL_FP8, "chroma", files.FLUX1_VAE

@@ -1,7 +1,8 @@
-"""How a template is described: nodes by their class, inputs by name, in columns from left to right."""
+"""How a template is described: nodes by class, inputs by name, columns from left to right."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,7 +52,7 @@ class Node:
 
 
 class Graph:
-    """The nodes of a template. Links run from left to right, so columns are filled in that order."""
+    """The nodes of a template, column by column. Links run from left to right."""
 
     def __init__(self) -> None:
         """Begin with no column."""
@@ -84,11 +85,12 @@ class Template:
 TEMPLATES: dict[str, Template] = {}
 
 
-def template(heading: str, shows: str, next_: str) -> Callable[[Callable[[Graph], None]], Any]:
-    """Make a template of a function that draws it, under the function's name."""
+def template(draw: Callable[[Graph], None]) -> Callable[[Graph], None]:
+    """Make a template of a function that draws it, under the function's name.
 
-    def register(draw: Callable[[Graph], None]) -> Callable[[Graph], None]:
-        TEMPLATES[draw.__name__] = Template(f"## {heading}\n\n{shows}\n\n{next_}\n", draw)
-        return draw
-
-    return register
+    Its docstring is the note: a heading, then paragraphs.
+    """
+    heading, *paragraphs = inspect.cleandoc(draw.__doc__ or "").split("\n\n")
+    text = [f"## {heading}", *(" ".join(each.split()) for each in paragraphs)]
+    TEMPLATES[draw.__name__] = Template("\n\n".join(text) + "\n", draw)
+    return draw

@@ -6,7 +6,7 @@ import textwrap
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from comfyui.workflow import IMAGE_UPLOAD, WIDGET_TYPES
 
@@ -18,25 +18,26 @@ NOTE = "MarkdownNote"
 NOTE_TITLE = "What this shows"
 NOTE_COLOURS = {"color": "#432", "bgcolor": "#653"}
 
-# What the page draws on its canvas, in its pixels: a title above the node, then slots, then widgets.
-TITLE, SLOT, WIDGET = 30, 20, 24
-EDGE, EDGE_OF_WIDGETS = 6, 14
-LETTER, BESIDE_WORDS = 7, 95  # Of a line: its letters, and arrows, margins and gaps.
-TITLE_LETTER = 9
+# How large nodes are, in units of the graph, as measured in both renderings: on the canvas, and as
+# the page's own elements, which are larger nearly everywhere. Both begin with a title above.
+TITLE = 30
+SLOT = 20  # A line of sockets, of inputs and outputs.
+LINE, EDGE, EDGE_OF_WIDGETS = 24, 6, 14  # On the canvas: a widget, and what is around them all.
+ELEMENT, TEXT_ELEMENT = 28, 36  # As elements: a number or choice, a line of text.
+AROUND_ELEMENTS, BADGE = 14, 24  # Around them all, and the name of the pack below.
+PARAGRAPH = 130  # A widget for several lines, in either.
+
+# In a line: letters, and arrows, margins and gaps.
+LETTER, BESIDE_LETTERS, LETTER_OF_TITLE = 7, 95, 9
 NARROWEST = 240
 
-# The newer rendering of nodes by the page's own elements needs more room than the canvas.
-NEWER_HEAD, NEWER_SLOT, NEWER_WIDGET, NEWER_EDGE = 50, 26, 36, 30
-NEWER_WIDTH = 1.1
+GAP_X, GAP_Y = 60, 30
 
-GAP_X, GAP_Y = 80, 50
-
-TEXT_HEIGHT = 120  # Of a widget for several lines.
-NOTE_WIDTH, NOTE_LETTERS, NOTE_LINE = 400, 46, 22
+NOTE_WIDTH, NOTE_LETTERS, NOTE_LINE, NOTE_EDGE = 400, 50, 20, 50
 
 # What nodes show on themselves, and how large they are saved for it.
 PICTURE = (380, 420)
-PLOT = (460, 640)
+PLOT = (460, 560)
 SHOWING = {
     "SaveImage": PICTURE,
     "SaveVideo": PICTURE,
@@ -45,12 +46,13 @@ SHOWING = {
     "BadVersionLabelledGrid": PLOT,
     "BadVersionGuidanceSchedulePreview": PLOT,
 }
-# What a run puts below the widgets of a node: a line of text, a preview.
-OF_A_RUN = {
-    "BadVersionGuider": 90,
-    "BadVersionPatch": 90,
-    "KSampler": 300,
-    "SamplerCustomAdvanced": 300,
+# What a run adds to a node, which grows by it: a line of text, a preview.
+LIVE_TEXT, LIVE_PREVIEW = 70, 250
+GROWING = {
+    "BadVersionGuider": LIVE_TEXT,
+    "BadVersionPatch": LIVE_TEXT,
+    "KSampler": LIVE_PREVIEW,
+    "SamplerCustomAdvanced": LIVE_PREVIEW,
 }
 
 
@@ -68,8 +70,20 @@ class _Placed:
     outputs: list[dict[str, Any]] = field(default_factory=list)
     values: list[Any] = field(default_factory=list)
     files: list[File] = field(default_factory=list)
-    lines: list[str] = field(default_factory=list)
-    texts: int = 0
+    widgets: list[_Widget] = field(default_factory=list)
+
+    @property
+    def slots(self) -> int:
+        """How many lines its sockets take."""
+        return max(sum("widget" not in slot for slot in self.inputs), len(self.outputs))
+
+
+class _Widget(NamedTuple):
+    """What a widget needs room for: its words, and how high it is on the canvas and elsewhere."""
+
+    words: str
+    canvas: int = LINE
+    element: int = ELEMENT
 
 
 def save(name: str, template: Template, object_info: Info) -> dict[str, Any]:
@@ -147,14 +161,17 @@ def _fill(one: _Placed, info: Info) -> None:
         widgets.append(slot | {"widget": {"name": name}})
         value = _value(one, name, kind, options)
         one.values.append(value)
-        one.texts += bool(options.get("multiline"))
-        one.lines.append(f"{name} {value}")
+        if options.get("multiline"):
+            one.widgets.append(_Widget(" " * 36, PARAGRAPH, PARAGRAPH))
+        else:
+            element = TEXT_ELEMENT if kind == "STRING" else ELEMENT
+            one.widgets.append(_Widget(f"{name} {value}", element=element))
         if options.get("control_after_generate"):
             one.values.append("fixed")
-            one.lines.append("control_after_generate fixed")
+            one.widgets.append(_Widget("control_after_generate fixed", element=0))
         if options.get(IMAGE_UPLOAD):
             one.values.append("image")
-            one.lines.append("choose file to upload")
+            one.widgets.append(_Widget("choose file to upload", element=0))
     if unknown := node.inputs.keys() - known:
         raise TemplateError(f"{node.kind} has no input {', '.join(sorted(unknown))}.")
     one.inputs = [*sockets, *widgets]
@@ -223,42 +240,31 @@ def _laid_out(
         for node, (_, height) in zip(column, sizes, strict=True):
             one = placed[node]
             nodes.append(_node(one, (left, top), (width, height)))
-            top += _ten(_room(one, height) + TITLE + GAP_Y)
-        left += _ten(width * NEWER_WIDTH + GAP_X)
+            top += _ten(_grown(one, height) + TITLE + GAP_Y)
+        left += width + GAP_X
     return nodes
 
 
 def _size(one: _Placed) -> tuple[int, int]:
-    """Width and height on the canvas, without the title."""
+    """Width and height to save, without the title."""
     kind = one.node.kind
     if kind == NOTE:
-        lines = sum(
-            max(1, len(textwrap.wrap(line, NOTE_LETTERS))) for line in one.values[0].splitlines()
-        )
-        return NOTE_WIDTH, _ten(NOTE_LINE * lines + 50)
-    title = len(one.node.title or kind) * TITLE_LETTER + 2 * TITLE
-    words = max((len(line) for line in one.lines), default=0) if not one.texts else 36
-    width = max(NARROWEST, title, words * LETTER + BESIDE_WORDS)
-    sockets = [slot for slot in one.inputs if "widget" not in slot]
-    height = SLOT * max(len(sockets), len(one.outputs)) + WIDGET * (len(one.lines) - one.texts)
-    height += EDGE_OF_WIDGETS if one.lines else EDGE
-    height += one.texts * TEXT_HEIGHT
-    least = SHOWING.get(kind, (0, 0))
-    return _ten(max(width, least[0])), max(height, least[1])
+        text = one.values[0].splitlines()
+        lines = sum(max(1, len(textwrap.wrap(line, NOTE_LETTERS))) for line in text)
+        return NOTE_WIDTH, NOTE_LINE * lines + NOTE_EDGE
+    title = len(one.node.title or kind) * LETTER_OF_TITLE + 2 * TITLE
+    words = max((len(widget.words) for widget in one.widgets), default=0)
+    width = max(NARROWEST, title, words * LETTER + BESIDE_LETTERS)
+    height = SLOT * one.slots + sum(widget.canvas for widget in one.widgets)
+    height += EDGE_OF_WIDGETS if one.widgets else EDGE
+    least_width, least_height = SHOWING.get(kind, (0, 0))
+    return _ten(max(width, least_width)), max(height, least_height)
 
 
-def _room(one: _Placed, height: int) -> int:
-    """How much height a node needs in either rendering, also after a run."""
-    sockets = [slot for slot in one.inputs if "widget" not in slot]
-    newer = (
-        NEWER_HEAD
-        + NEWER_SLOT * max(len(sockets), len(one.outputs))
-        + NEWER_WIDGET * (len(one.lines) - one.texts)
-        + one.texts * TEXT_HEIGHT
-        + NEWER_EDGE
-    )
-    shown = SHOWING.get(one.node.kind, (0, 0))[1]
-    return max(height, newer) + shown // 2 + OF_A_RUN.get(one.node.kind, 0)
+def _grown(one: _Placed, height: int) -> int:
+    """Its height without the title in the rendering in which it is higher, after a run."""
+    elements = SLOT * one.slots + sum(widget.element for widget in one.widgets)
+    return max(height, elements + AROUND_ELEMENTS + BADGE) + GROWING.get(one.node.kind, 0)
 
 
 def _ten(length: float) -> int:
