@@ -239,15 +239,17 @@ def run(server: Server, prompt: Prompt) -> dict[str, list[Image.Image]]:
 
 def renew(server: Server) -> Iterator[Path]:
     """Draw the cards of all workflows anew; gives the path of each when it is done."""
-    for name in WORKFLOWS:
-        draw(server, name).save(card_path(name), quality=90)
+    # Those come last that are made of another one's.
+    for name in sorted(WORKFLOWS, key=ALIKE.__contains__):
+        draw(server, name).save(card_path(name), quality=75, optimize=True, progressive=True)
         yield card_path(name)
 
 
 def draw(server: Server, name: str) -> Image.Image:
     """The card of one workflow."""
     if name in ALIKE:
-        return draw_alike(draw(server, ALIKE[name]))
+        with Image.open(card_path(ALIKE[name])) as card:
+            return draw_alike(card)
     prompt = to_prompt(load(name), server.object_info())
     if name in IDEAS:
         return draw_idea(IDEAS[name], pushes_of(prompt))

@@ -16,7 +16,6 @@ SD35 = Sampling(20, 4, "euler", "sgm_uniform")
 
 
 def _one_checkpoint(graph: Graph, file: File, side: int, prefix: str) -> None:
-    graph.column()
     model, clip, vae = checkpoint(graph, file)
     latent = graph.add("EmptyLatentImage", width=side, height=side)
     graph.column()
@@ -73,7 +72,6 @@ def sdxl_finetune_against_base(graph: Graph) -> None:
     which is off, with 2 and 3 on the same seed, then lower cfg to 1.5: images vary more. The
     second checkpoint needs memory; **Weaken Against Base** gives versions between the two.
     """
-    graph.column()
     model, clip, vae = checkpoint(graph, files.SDXL_FINETUNE)
     base = checkpoint(graph, files.SDXL)
     latent = graph.add("EmptyLatentImage", width=832, height=1216)
@@ -99,7 +97,6 @@ def sd35_large_guided_by_medium(graph: Graph) -> None:
     to 2. For more speed, set **weak_every** to 2. Any two models with the same kind of latents
     can be tried.
     """
-    graph.column()
     model, clip, vae = checkpoint(graph, files.SD35_LARGE)
     medium = checkpoint(graph, files.SD35_MEDIUM)
     latent = graph.add("EmptySD3LatentImage", width=1024, height=1024)
@@ -124,7 +121,6 @@ def sd35_cfg_early_blocks_late(graph: Graph) -> None:
     details turn harsh, lower **weak_scale** to 3. For cfg alone, set **weak_scale** to 1 and
     let the first interval end at 1.
     """
-    graph.column()
     model, clip, vae = checkpoint(graph, files.SD35_MEDIUM)
     early = graph.add("BadVersionGuidanceInterval", "When cfg pushes", start=0.0, end=0.5)
     late = graph.add("BadVersionGuidanceInterval", "When skipped blocks push", start=0.5, end=1.0)

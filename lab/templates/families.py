@@ -41,7 +41,6 @@ def flux1_dev_skipped_blocks(graph: Graph) -> None:
     recognizable, but worse. With a push, a lower **guidance** often looks more natural: try
     2.5.
     """
-    graph.column()
     model = graph.add("UNETLoader", unet_name=files.FLUX1_DEV)
     clip = graph.add(
         "DualCLIPLoader", clip_name1=files.CLIP_L, clip_name2=files.T5_XXL, type="flux"
@@ -75,7 +74,6 @@ def flux2_klein_base_skipped_blocks(graph: Graph) -> None:
     3: the bad version keeps the image together, and images vary more. Type other blocks, such
     as **double 2**, and keep those that leave the image recognizable, but worse.
     """
-    graph.column()
     model, clip, vae = separate(
         graph, files.FLUX2_KLEIN_BASE, files.FLUX2_TEXT, "flux2", files.FLUX2_VAE
     )
@@ -111,7 +109,6 @@ def z_image_skipped_blocks(graph: Graph) -> None:
     but worse. For fewer passes, push in the first half only, by **Guidance Interval** on
     **weak_schedule**.
     """
-    graph.column()
     loaded, clip, vae = separate(
         graph, files.Z_IMAGE, files.Z_IMAGE_TEXT, "lumina2", files.Z_IMAGE_VAE
     )
@@ -142,13 +139,12 @@ def z_image_turbo_lora_on_against_off(graph: Graph) -> None:
     strength of the LoRA to 0.6 and push harder. With **keep** at 0.5 the bad version has half
     of the LoRA, for a gentler push. Put your own model and LoRA in: any pair works.
     """
-    graph.column()
     loaded, clip, vae = separate(
         graph, files.Z_IMAGE_TURBO, files.Z_IMAGE_TEXT, "lumina2", files.Z_IMAGE_VAE
     )
     latent = graph.add("EmptySD3LatentImage", width=1024, height=1024)
     graph.column()
-    with_lora = graph.add(
+    model = graph.add(
         "LoraLoaderModelOnly",
         model=loaded,
         lora_name=files.Z_IMAGE_TURBO_LORA,
@@ -161,10 +157,8 @@ def z_image_turbo_lora_on_against_off(graph: Graph) -> None:
         text="Pixel art style, a lighthouse on a cliff, waves below, evening sky",
     )
     graph.column()
-    model = graph.add("ModelSamplingAuraFlow", model=with_lora, shift=3)
-    negative = graph.add("ConditioningZeroOut", conditioning=positive)
-    graph.column()
     weak = graph.add("BadVersionWeakenLora", model=model, keep=0)
+    negative = graph.add("ConditioningZeroOut", conditioning=positive)
     graph.column()
     guided = graph.add("BadVersionPatch", model=model, weak_model=weak, weak_scale=2)
     graph.column()
@@ -187,7 +181,6 @@ def qwen_image_weak_prompt(graph: Graph) -> None:
     Another **seed** of Weaken Prompt drops other words; a higher **amount** drops more of
     them.
     """
-    graph.column()
     loaded, clip, vae = separate(
         graph, files.QWEN_IMAGE, files.QWEN_IMAGE_TEXT, "qwen_image", files.QWEN_IMAGE_VAE
     )
@@ -218,7 +211,6 @@ def wan22_5b_video(graph: Graph) -> None:
     Compare **weak_scale** 1, which is off, with 2 and 4 on the same seed: look at hands and at
     what moves. For image to video, connect an image to **start_image**.
     """
-    graph.column()
     loaded, clip, vae = separate(graph, files.WAN22_5B, files.WAN_TEXT, "wan", files.WAN22_VAE)
     when = graph.add("BadVersionGuidanceInterval", start=0.01, end=0.8)
     graph.column()
@@ -242,9 +234,7 @@ def wan22_5b_video(graph: Graph) -> None:
     graph.column()
     images = graph.add("VAEDecode", samples=samples, vae=vae)
     graph.column()
-    video = graph.add("CreateVideo", images=images, fps=24)
-    graph.column()
-    graph.add("SaveVideo", video=video, filename_prefix="video/wan22_5b_video")
+    graph.add("SaveWEBM", images=images, fps=24, filename_prefix="video/wan22_5b_video")
 
 
 @template
@@ -259,7 +249,6 @@ def anima_weak_attention(graph: Graph) -> None:
     Skipping Blocks** in the place of Weaken Attention, with block 18 and a **weak_scale** of
     4: a source recommends that as well.
     """
-    graph.column()
     model, clip, vae = separate(
         graph, files.ANIMA, files.ANIMA_TEXT, "stable_diffusion", files.ANIMA_VAE
     )
@@ -297,7 +286,6 @@ def chroma_skipped_blocks(graph: Graph) -> None:
     2.5. Type other blocks, such as **double 6-8**, and keep those that leave the image
     recognizable, but worse.
     """
-    graph.column()
     loaded, encoder, vae = separate(
         graph, files.CHROMA, files.T5_XXL_FP8, "chroma", files.FLUX1_VAE
     )

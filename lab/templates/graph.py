@@ -55,8 +55,8 @@ class Graph:
     """The nodes of a template, column by column. Links run from left to right."""
 
     def __init__(self) -> None:
-        """Begin with no column."""
-        self.columns: list[list[Node]] = []
+        """Begin with the first column, that of the note and the loaders."""
+        self.columns: list[list[Node]] = [[]]
 
     def column(self) -> None:
         """Begin the next column."""
@@ -75,7 +75,7 @@ class Template:
 
     Attributes:
         note: in Markdown: a heading, what it shows, what to try next.
-        draw: fills the graph; the first column is the note's.
+        draw: fills the graph, below the note.
     """
 
     note: str

@@ -23,7 +23,6 @@ def sdxl_sweep_of_scales(graph: Graph) -> None:
     connect Weaken nodes to **weak_model_1**, **weak_model_2** and so on, and the sweep's
     **weak_model** to the patch. Three seeds or more tell a setting from luck.
     """
-    graph.column()
     model, clip, vae = checkpoint(graph, files.SDXL)
     sweep = graph.add("BadVersionGuidanceSweep", scales="1, 2, 3, 4", seeds="1-3")
     latent = graph.add("EmptyLatentImage", width=SIDE, height=SIDE)
@@ -58,7 +57,6 @@ def sdxl_two_pushes_compared(graph: Graph) -> None:
     push whose shift keeps growing burns colours. Set **view** to another plot, or to
     everything.
     """
-    graph.column()
     model, clip, vae = checkpoint(graph, files.SDXL)
     first = graph.add("BadVersionGuidanceProbe", name="negative prompt")
     second = graph.add("BadVersionGuidanceProbe", name="bad version")
@@ -97,7 +95,6 @@ def sdxl_interval(graph: Graph) -> None:
     **negative_schedule** instead, from 0.2 to 0.9: cfg then leaves the composition alone, and
     images vary more. **Guidance Ramp** and **Guidance Curve** fit the same inputs.
     """
-    graph.column()
     model, clip, vae = checkpoint(graph, files.SDXL)
     when = graph.add("BadVersionGuidanceInterval", start=0, end=0.2)
     latent = graph.add("EmptyLatentImage", width=SIDE, height=SIDE)
@@ -144,7 +141,6 @@ def sdxl_apg_at_a_high_cfg(graph: Graph) -> None:
     **weak_scale** to 3 for both pushes at once. For larger images, raise **norm_threshold**; 0
     takes the limit away.
     """
-    graph.column()
     model, clip, vae = checkpoint(graph, files.SDXL)
     shape = graph.add("BadVersionProjectedShape", eta=0, norm_threshold=15, momentum=-0.5)
     latent = graph.add("EmptyLatentImage", width=SIDE, height=SIDE)
@@ -170,7 +166,6 @@ def sdxl_dynamic_negative(graph: Graph) -> None:
     how many of your images show the thing anyway: 0.02 for a rare one, 0.2 for one in five.
     Set **weak_scale** to 3 for cleaner images: the two pushes go well together.
     """
-    graph.column()
     model, clip, vae = checkpoint(graph, files.SDXL)
     dynamic = graph.add("BadVersionDynamicNegative", prior=0.1)
     latent = graph.add("EmptyLatentImage", width=SIDE, height=SIDE, batch_size=4)
@@ -198,7 +193,6 @@ def sdxl_inpainting(graph: Graph) -> None:
     Compare **weak_scale** 1, which is off, with 2 and 4 on the same seed. A **denoise** of 0.6
     keeps more of what was there. The prompt describes the whole image, not only the new part.
     """
-    graph.column()
     model, clip, vae = checkpoint(graph, files.SDXL)
     image = graph.add("LoadImage", image="example.png")
     graph.column()

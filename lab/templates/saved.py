@@ -28,19 +28,24 @@ AROUND_ELEMENTS, BADGE = 14, 24  # Around them all, and the name of the pack bel
 PARAGRAPH = 130  # A widget for several lines, in either.
 
 # In a line: letters, and arrows, margins and gaps.
-LETTER, BESIDE_LETTERS, LETTER_OF_TITLE = 7, 95, 9
-NARROWEST = 240
+LETTER, BESIDE_LETTERS, LETTER_OF_TITLE = 6, 95, 7.5
+LETTERS_OF_PARAGRAPH = 31
+NARROWEST = 230
 
-GAP_X, GAP_Y = 60, 30
+GAP_X, GAP_Y = 35, 25
 
-NOTE_WIDTH, NOTE_LETTERS, NOTE_LINE, NOTE_EDGE = 400, 50, 20, 50
+# With all in view, the page writes the words of nodes in a graph of at most so much, but for its
+# edges, in a window of 1800 by 1000.
+WIDEST, HIGHEST = 2340, 1290
+
+NOTE_WIDTH, NOTE_LETTERS, NOTE_LINE, NOTE_EDGE = 380, 58, 16, 60
 
 # What nodes show on themselves, and how large they are saved for it.
-PICTURE = (380, 420)
-PLOT = (460, 560)
+PICTURE = (310, 305)
+PLOT = (420, 510)
 SHOWING = {
     "SaveImage": PICTURE,
-    "SaveVideo": PICTURE,
+    "SaveWEBM": (310, 420),
     "LoadImage": PICTURE,
     "BadVersionGuidancePlot": PLOT,
     "BadVersionLabelledGrid": PLOT,
@@ -71,6 +76,7 @@ class _Placed:
     values: list[Any] = field(default_factory=list)
     files: list[File] = field(default_factory=list)
     widgets: list[_Widget] = field(default_factory=list)
+    title: str = NOTE_TITLE
 
     @property
     def slots(self) -> int:
@@ -98,7 +104,6 @@ def save(name: str, template: Template, object_info: Info) -> dict[str, Any]:
         TemplateError: for a node, an input or an output that there is not.
     """
     graph = Graph()
-    graph.column()
     graph.add(NOTE, NOTE_TITLE)
     template.draw(graph)
     nodes = [node for column in graph.columns for node in column]
@@ -148,6 +153,7 @@ def _inputs(info: Info) -> Iterator[tuple[str, str, Mapping[str, Any], bool]]:
 def _fill(one: _Placed, info: Info) -> None:
     """Slots, and the values of the widgets in their order."""
     node = one.node
+    one.title = node.title or info["display_name"] or node.kind
     sockets, widgets = [], []
     known = set()
     for name, kind, options, optional in _inputs(info):
@@ -162,7 +168,7 @@ def _fill(one: _Placed, info: Info) -> None:
         value = _value(one, name, kind, options)
         one.values.append(value)
         if options.get("multiline"):
-            one.widgets.append(_Widget(" " * 36, PARAGRAPH, PARAGRAPH))
+            one.widgets.append(_Widget(" " * LETTERS_OF_PARAGRAPH, PARAGRAPH, PARAGRAPH))
         else:
             element = TEXT_ELEMENT if kind == "STRING" else ELEMENT
             one.widgets.append(_Widget(f"{name} {value}", element=element))
@@ -232,7 +238,7 @@ def _connect(
 def _laid_out(
     columns: Sequence[Sequence[Node]], placed: Mapping[Node, _Placed]
 ) -> list[dict[str, Any]]:
-    nodes, left = [], 0
+    nodes, left, highest = [], 0, 0
     for column in columns:
         sizes = [_size(placed[node]) for node in column]
         width = max(width for width, _ in sizes)
@@ -241,7 +247,12 @@ def _laid_out(
             one = placed[node]
             nodes.append(_node(one, (left, top), (width, height)))
             top += _ten(_grown(one, height) + TITLE + GAP_Y)
+            highest = max(highest, top - GAP_Y)
         left += width + GAP_X
+    if left - GAP_X > WIDEST or highest > HIGHEST:
+        raise TemplateError(
+            f"The graph is {left - GAP_X} wide and {highest} high, where {WIDEST} and {HIGHEST} go."
+        )
     return nodes
 
 
@@ -252,7 +263,7 @@ def _size(one: _Placed) -> tuple[int, int]:
         text = one.values[0].splitlines()
         lines = sum(max(1, len(textwrap.wrap(line, NOTE_LETTERS))) for line in text)
         return NOTE_WIDTH, NOTE_LINE * lines + NOTE_EDGE
-    title = len(one.node.title or kind) * LETTER_OF_TITLE + 2 * TITLE
+    title = len(one.title) * LETTER_OF_TITLE + 2 * TITLE
     words = max((len(widget.words) for widget in one.widgets), default=0)
     width = max(NARROWEST, title, words * LETTER + BESIDE_LETTERS)
     height = SLOT * one.slots + sum(widget.canvas for widget in one.widgets)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,9 @@ WORDS = """node => {
             drawn => measure(node.innerFontStyle, drawn.displayName, drawn._displayValue) + beside
         ));
 }"""
+
+# In the template browser.
+CARDS = "[data-testid^=template-workflow-]"
 
 # The test id of the errors that are told in a corner of the page instead of in a dialog.
 CORNER = "error-overlay"
@@ -133,14 +136,23 @@ class ComfyPage:
         """The card of a workflow in the open template browser."""
         return self.page.get_by_test_id(f"template-workflow-{workflow}")
 
-    def load_template(self, workflow: str) -> None:
-        """Open a workflow by a click on its card in the template browser."""
-        opened = """name => !document.querySelector('[role=dialog]')
+    def load_template(self, workflow: str, lacking: Collection[str] = ()) -> str:
+        """Open a workflow by a click on its card in the template browser.
+
+        Args:
+            workflow: its name.
+            lacking: the model files that it asks for and that are not on the server.
+
+        Returns:
+            What the page says of these in a dialog, if it does so.
+        """
+        opened = f"""name => !document.querySelector('{CARDS}')
             && app.extensionManager.workflow.activeWorkflow.filename === name"""
 
         def click() -> None:
             if not self.page.get_by_role("dialog").first.is_visible():
                 self.open_templates()
+            self._scroll_to(workflow)
             self.template_card(workflow).click()
 
         # On a busy machine the cards still move when they are clicked, and it goes amiss.
@@ -149,6 +161,30 @@ class ComfyPage:
             lambda patience: self.page.wait_for_function(opened, arg=workflow, timeout=patience),
             f"The template {workflow}",
         )
+        return self._close_what_lacks(lacking)
+
+    def _close_what_lacks(self, files: Collection[str]) -> str:
+        """Close the dialog that offers to download model files; later releases have none."""
+        if not files:
+            return ""
+        dialog = self.page.get_by_role("dialog").first
+        dialog.or_(self.page.get_by_test_id(CORNER)).first.wait_for()
+        if not dialog.is_visible():
+            return ""
+        for file in files:
+            dialog.get_by_text(file).first.wait_for()
+        text = dialog.inner_text()
+        self.close_dialog()
+        return text
+
+    def _scroll_to(self, workflow: str) -> None:
+        """Scroll down until the card of a workflow is there: the page makes some at a time."""
+        cards = self.page.locator(CARDS)
+        cards.first.wait_for()
+        seen = 0
+        while not self.template_card(workflow).count() and seen < (seen := cards.count()):
+            cards.last.scroll_into_view_if_needed()
+            self.page.wait_for_timeout(300)
 
     def save(self, name: str) -> None:
         """Save the open workflow, one that is not saved yet, under a name."""
@@ -166,7 +202,7 @@ class ComfyPage:
             name,
         )
 
-    def reopen(self, name: str) -> None:
+    def reopen(self, name: str, lacking: Collection[str] = ()) -> None:
         """Close the open workflow, and open a saved one by a click on it in the list of them."""
         self._command("Workspace.CloseWorkflow")
         self.wait_until(
@@ -180,6 +216,7 @@ class ComfyPage:
         self.wait_until(
             "name => app.extensionManager.workflow.activeWorkflow.filename === name", name
         )
+        self._close_what_lacks(lacking)
         self._command("Workspace.ToggleSidebarTab.workflows")
 
     def prompt(self) -> dict[str, Any]:

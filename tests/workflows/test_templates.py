@@ -103,7 +103,7 @@ def test_draws_from_end_to_end_and_the_push_is_seen(server, object_info, name):
     for node, pixels in pushed.items():
         assert pixels.std() > 1, prompt[node]["class_type"]
     plain = drawn(server, pushes_off(name, prompt))
-    saving = [i for i in pushed if prompt[i]["class_type"] in ("SaveImage", "SaveVideo")]
+    saving = [i for i in pushed if prompt[i]["class_type"] in ("SaveImage", "SaveWEBM")]
     # What has nothing to do with it comes from the server's cache, and is not there again.
     changed = [i for i in saving if i in plain and not np.array_equal(pushed[i], plain[i])]
     assert len(changed) == len(saving) - (name == BESIDE_CFG) >= 1
