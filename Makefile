@@ -10,8 +10,8 @@ in_lab := cd lab && PYTHONPATH=../tests ../$(python)
 newest := 0.3.75
 oldest := 0.3.52
 
-.PHONY: help demo real test test-push lint cards texts networks models card playground font \
-	choosing bench bench-speed bench-negative bench-quality lab clean
+.PHONY: help demo real test test-push lint cards templates texts networks models card playground \
+	font choosing bench bench-speed bench-negative bench-quality lab clean
 
 help:
 	@echo "make demo            draw emoji with and without guidance, on a CPU, in a minute or two"
@@ -23,6 +23,7 @@ help:
 	@echo
 	@echo "make cards           draw the images of the README and of the workflows again"
 	@echo "make choosing        draw the figures of docs/choosing.md again"
+	@echo "make templates       write the graphs in workflows/ from their descriptions in lab/templates"
 	@echo "make texts           write the help pages and the README's tables from the nodes and docs/help"
 	@echo "make networks        write what the Weaken nodes can do to which model, then make texts; needs"
 	@echo "                     the COMFYUI_PATH of a release that loads all of them"
@@ -75,6 +76,10 @@ card:
 playground:
 	@$(set_up)
 	$(python) -m playground.training
+
+templates:
+	@$(set_up)
+	@$(in_lab) -m templates
 
 texts:
 	@$(set_up)

@@ -1,8 +1,9 @@
 """The workflows, and their images in ComfyUI's template browser.
 
 Each image is drawn by its workflow: first a row or two without what the workflow shows, then what
-each of its samplers makes of the same noise; or the sheet that the workflow draws itself.
-`make cards` draws them all anew.
+each of its samplers makes of the same noise; or the sheet that the workflow draws itself. What
+needs models that are not here shows what the same nodes do with the tiny ones, or how its pushes
+lie: from where, how hard, and when. `make cards` draws them all anew.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ WORKFLOWS = dict(
 SIDE = 512
 LABEL = 40
 EDGE = 12
+TOP = 64  # The page lays a badge over it.
 MOST_GROUND = 4  # Around an image, in its own pixels: what is cut off.
 FRAME = 2  # The same: what is put around an image that has no ground of its own.
 FAINT = 24  # Of 255: what differs from the ground by more belongs to a digit.
@@ -141,8 +143,51 @@ SHEETS: dict[str, str] = {
     "compare_scales": "BadVersionLabelledGrid",
     "playground": "BadVersionGuidancePlayground",
 }
-# What cannot run on the tiny models shows how its nodes hang together.
-CHAINS = {"one_checkpoint_sd": ("Load Checkpoint", "Bad-Version Patch", "KSampler")}
+# What needs models that are not here, with the workflow that has the same nodes and tiny models.
+ALIKE = {
+    "sdxl_apg_at_a_high_cfg": "shape_apg",
+    "sdxl_dynamic_negative": "dynamic_negative",
+    "sdxl_sweep_of_scales": "compare_scales",
+    "sdxl_two_pushes_compared": "compare_pushes",
+    "z_image_turbo_lora_on_against_off": "weaken_lora",
+}
+
+
+@dataclass(frozen=True)
+class Idea:
+    """What a card says that shows a workflow's pushes.
+
+    Attributes:
+        model: its name.
+        bad_version: what the weak model is, in two lines at most.
+        image: what comes of it, if that is no whole image.
+    """
+
+    model: str
+    bad_version: str
+    image: str = "image"
+
+
+_FEWER_BLOCKS = "itself with\nfewer blocks"
+_BLURRED = "itself with blurred\nattention"
+IDEAS = {
+    "anima_weak_attention": Idea("Anima", "itself, block 18\nwithout attention"),
+    "chroma_skipped_blocks": Idea("Chroma", _FEWER_BLOCKS),
+    "flux1_dev_skipped_blocks": Idea("FLUX.1 dev", _FEWER_BLOCKS),
+    "flux2_klein_base_skipped_blocks": Idea("FLUX.2 klein base", _FEWER_BLOCKS),
+    "qwen_image_weak_prompt": Idea("Qwen-Image", "itself with\nhalf of the prompt"),
+    "sd15_one_checkpoint": Idea("SD1.5", _BLURRED),
+    "sd35_cfg_early_blocks_late": Idea("SD3.5 Medium", "itself without\nblocks 7 to 9"),
+    "sd35_large_guided_by_medium": Idea("SD3.5 Large", "SD3.5 Medium"),
+    "sdxl_finetune_against_base": Idea("SDXL finetune", "SDXL base"),
+    "sdxl_inpainting": Idea("SDXL", _BLURRED, image="new part"),
+    "sdxl_interval": Idea("SDXL", _BLURRED),
+    "sdxl_one_checkpoint": Idea("SDXL", _BLURRED),
+    "wan22_5b_video": Idea("Wan 2.2 5B", "itself without\nblocks 9 and 10", image="video"),
+    "z_image_skipped_blocks": Idea("Z-Image", _FEWER_BLOCKS),
+}
+# What cannot run here.
+CHAINS = sorted({*ALIKE, *IDEAS})
 
 
 def load(name: str) -> dict[str, Any]:
@@ -197,16 +242,20 @@ def opened(server: Server, image: Mapping[str, str]) -> Image.Image:
 
 def renew(server: Server) -> Iterator[Path]:
     """Draw the cards of all workflows anew; gives the path of each when it is done."""
-    for name in WORKFLOWS:
-        draw(server, name).save(card_path(name), quality=90)
+    # Those come last that are made of another one's.
+    for name in sorted(WORKFLOWS, key=ALIKE.__contains__):
+        draw(server, name).save(card_path(name), quality=75, optimize=True, progressive=True)
         yield card_path(name)
 
 
 def draw(server: Server, name: str) -> Image.Image:
     """The card of one workflow."""
-    if name in CHAINS:
-        return draw_chain(CHAINS[name])
+    if name in ALIKE:
+        with Image.open(card_path(ALIKE[name])) as card:
+            return draw_alike(card)
     prompt = to_prompt(load(name), server.object_info())
+    if name in IDEAS:
+        return draw_idea(IDEAS[name], pushes_of(prompt))
     if name in SHEETS:
         return draw_sheet(server, prompt, SHEETS[name])
     card = CARDS[name]
@@ -237,7 +286,7 @@ def draw_rows(
     """
     card = Image.new("RGB", (SIDE, SIDE), GROUND)
     draw = ImageDraw.Draw(card)
-    height = (SIDE - 2 * EDGE) // len(rows)
+    height = (SIDE - TOP - EDGE) // len(rows)
     count = len(rows[0])
     cell, lines = max(
         (min((height - LABEL) // lines, SIDE // -(-count // lines)), lines)
@@ -247,7 +296,7 @@ def draw_rows(
     left = (SIDE - cell * columns) // 2
     edge = min(map(ground_around, itertools.chain.from_iterable(rows)))
     for i, (label, pictures) in enumerate(zip(labels, rows, strict=True)):
-        top = EDGE + i * height
+        top = TOP + i * height
         place = (SIDE // 2, top + LABEL // 2)
         colour = DIM_TEXT if i < dim else TEXT
         draw.text(place, label, colour, ImageFont.load_default(25), anchor="mm")
@@ -278,10 +327,10 @@ def draw_sheet(server: Server, prompt: Prompt, class_type: str) -> Image.Image:
     """A square with what the nodes of this class show, one below the other."""
     pictures = shown_by(server, prompt, class_type)
     card = Image.new("RGB", (SIDE, SIDE), GROUND)
-    height = SIDE // len(pictures)
+    height = (SIDE - TOP) // len(pictures)
     for place, picture in enumerate(pictures):
         fitted = ImageOps.pad(picture, (SIDE, height), color=GROUND)
-        card.paste(fitted, (0, place * height))
+        card.paste(fitted, (0, TOP + place * height))
     return card
 
 
@@ -292,22 +341,92 @@ def shown_by(server: Server, prompt: Prompt, class_type: str) -> list[Image.Imag
     return [opened(server, one) for (one,) in shown]
 
 
-def draw_chain(names: Sequence[str]) -> Image.Image:
-    """A square with the nodes of these names, each connected to the next."""
+def without_top(card: Image.Image) -> Image.Image:
+    """What is on a card, below the part that the page covers."""
+    return card.crop((0, TOP, *card.size))
+
+
+def draw_alike(card: Image.Image) -> Image.Image:
+    """The card of a workflow with tiny models, for one that has the same nodes and larger ones."""
+    fitted = ImageOps.pad(without_top(card), (SIDE, SIDE - TOP - LABEL), color=GROUND)
+    alike = Image.new("RGB", (SIDE, SIDE), GROUND)
+    alike.paste(fitted, (0, TOP))
+    place = (SIDE // 2, SIDE - LABEL // 2)
+    words = "the same nodes, with tiny models"
+    ImageDraw.Draw(alike).text(place, words, DIM_TEXT, ImageFont.load_default(22), anchor="mm")
+    return alike
+
+
+@dataclass(frozen=True)
+class Acting:
+    """A push of a workflow: the scale of which input, and in which part of sampling, 0..1."""
+
+    scale: str
+    value: float
+    start: float = 0.0
+    end: float = 1.0
+
+
+def pushes_of(prompt: Prompt) -> list[Acting]:
+    """The pushes of a workflow with one guider or patch, as its nodes have them."""
+    (guiding,) = (
+        node["inputs"]
+        for node in prompt.values()
+        if node["class_type"] in ("BadVersionGuider", "BadVersionPatch")
+    )
+    samplers = (node["inputs"] for node in prompt.values() if node["class_type"] == "KSampler")
+    cfg = guiding if "cfg" in guiding else next(samplers)
+    pushes = []
+    for scale, value, schedule in (
+        ("cfg", cfg["cfg"], "negative_schedule"),
+        ("weak_scale", guiding["weak_scale"], "weak_schedule"),
+    ):
+        part = {}
+        if schedule in guiding:
+            interval = prompt[guiding[schedule][0]]["inputs"]
+            part = {name: float(interval[name]) for name in ("start", "end")}
+        if value != 1:
+            pushes.append(Acting(scale, value, **part))
+    return pushes
+
+
+def draw_idea(idea: Idea, pushes: Sequence[Acting]) -> Image.Image:
+    """A square with where the push leads: from the bad version, over the model; and when."""
     card = Image.new("RGB", (SIDE, SIDE), GROUND)
     draw = ImageDraw.Draw(card)
-    width, height = 330, 84
-    left = (SIDE - width) // 2
-    gap = (SIDE - len(names) * height) // (len(names) + 1)
-    for i, name in enumerate(names):
-        top = gap + i * (height + gap)
-        if i:
-            line = (SIDE // 2, top - gap, SIDE // 2, top)
-            draw.line(line, DIM_TEXT, 4)
-        ours = name.startswith("Bad-Version")
-        outline = ACCENT if ours else DIM_TEXT
-        box = (left, top, left + width, top + height)
-        draw.rounded_rectangle(box, 14, (30, 36, 50), outline, 4 if ours else 2)
-        place = (SIDE // 2, top + height // 2)
-        draw.text(place, name, TEXT, ImageFont.load_default(30), anchor="mm")
+    large, middle, small = map(ImageFont.load_default, (40, 26, 22))
+    left, right = 40, SIDE - 40
+
+    draw.text((left, TOP + 30), idea.model, TEXT, large, anchor="lm")
+
+    line, radius = TOP + 132, 13
+    bad, model, image = left + 70, left + 250, right - 30
+    draw.text((bad, line - 24), "bad version", TEXT, small, anchor="ms")
+    draw.line((bad, line, model, line), DIM_TEXT, 3)
+    draw.line((model, line, image - 26, line), ACCENT, 5)
+    draw.polygon(((image - 14, line), (image - 34, line - 12), (image - 34, line + 12)), ACCENT)
+    for x, colour in ((bad, DIM_TEXT), (model, TEXT)):
+        draw.ellipse((x - radius, line - radius, x + radius, line + radius), colour)
+    for x, words, colour in (
+        (bad, idea.bad_version, DIM_TEXT),
+        (model, "model", TEXT),
+        (image, idea.image, ACCENT),
+    ):
+        centred = {"anchor": "ma", "align": "center"}
+        at = max(x, draw.multiline_textbbox((0, 0), words, small)[2] / 2 + EDGE)
+        at = min(at, SIDE - EDGE - draw.multiline_textbbox((0, 0), words, small)[2] / 2)
+        draw.multiline_text((at, line + 22), words, colour, small, **centred)
+
+    height = 70
+    top = SIDE - 16 - height * len(pushes)
+    for i, push in enumerate(pushes):
+        y = top + i * height
+        colour = ACCENT if push.scale == "weak_scale" else DIM_TEXT
+        draw.text((left, y), f"{push.scale} {push.value:g}", colour, middle, anchor="ls")
+        draw.rectangle((left, y + 10, right, y + 28), (30, 36, 50))
+        start, end = (left + share * (right - left) for share in (push.start, push.end))
+        draw.rectangle((start, y + 10, end, y + 28), colour)
+    foot = SIDE - 26
+    draw.text((left, foot), "first step", DIM_TEXT, small, anchor="lm")
+    draw.text((right, foot), "last step", DIM_TEXT, small, anchor="rm")
     return card

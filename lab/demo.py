@@ -198,7 +198,7 @@ def renew_pictures(server: Server, object_info: Mapping[str, Any], rows: Sequenc
     prompt = to_prompt(cards.load("playground"), object_info)
     methods, _ = cards.shown_by(server, prompt, "BadVersionGuidancePlayground")
     methods.save(PLAYGROUND_PICTURE, quality=88)
-    shutil.copyfile(cards.card_path("compare_pushes"), PLOT_PICTURE)
+    cards.without_top(Image.open(cards.card_path("compare_pushes"))).save(PLOT_PICTURE, quality=88)
     for path in (SHEET_PICTURE, PLAYGROUND_PICTURE, PLOT_PICTURE):
         print(f"Renewed {path.relative_to(ROOT)}.", flush=True)
 

@@ -19,7 +19,7 @@ from comfyui.install import ROOT, newer_page
 from comfyui.server import running_server
 
 PICTURE = ROOT / "docs" / "graph.png"
-WORKFLOW = "one_checkpoint_sd"
+WORKFLOW = "sd15_one_checkpoint"
 NOTES = ("MarkdownNote",)
 # Around the nodes, in pixels of the screen.
 MARGIN = 16

@@ -114,6 +114,9 @@ TELL_OF_A_RUN = """async ([image, texts, previews]) => {
     }
 }"""
 
+# In the template browser.
+CARDS = "[data-testid^=template-workflow-]"
+
 # The test id of the errors that are told in a corner of the page instead of in a dialog.
 CORNER = "error-overlay"
 
@@ -208,6 +211,7 @@ class ComfyPage:
         def click() -> None:
             if not self.page.get_by_role("dialog").first.is_visible():
                 self.open_templates()
+            self._scroll_to(workflow)
             self.template_card(workflow).click()
 
         # On a busy machine the cards still move when they are clicked, and it goes amiss.
@@ -216,6 +220,15 @@ class ComfyPage:
             lambda patience: self.page.wait_for_function(opened, arg=workflow, timeout=patience),
             f"The template {workflow}",
         )
+
+    def _scroll_to(self, workflow: str) -> None:
+        """Scroll down until the card of a workflow is there: the page makes some at a time."""
+        cards = self.page.locator(CARDS)
+        cards.first.wait_for()
+        seen = 0
+        while not self.template_card(workflow).count() and seen < (seen := cards.count()):
+            cards.last.scroll_into_view_if_needed()
+            self.page.wait_for_timeout(300)
 
     def load(self, workflow: dict[str, Any]) -> None:
         """Open a workflow as it would be dropped onto the page."""

@@ -14,6 +14,8 @@ from typing import Any
 NOTES = {"Note", "MarkdownNote"}
 ALWAYS = 0  # The mode of a node that is neither muted nor bypassed.
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+# The options of an input beside whose widget the page has one of its own, with a value of its own.
+IMAGE_UPLOAD = "image_upload"
 
 Prompt = dict[str, dict[str, Any]]
 
@@ -77,5 +79,5 @@ def _widget_names(info: Mapping[str, Any]) -> Iterator[str | None]:
             if options.get("forceInput") or not (isinstance(kind, list) or kind in WIDGET_TYPES):
                 continue
             yield name
-            if options.get("control_after_generate"):
+            if options.get("control_after_generate") or options.get(IMAGE_UPLOAD):
                 yield None

@@ -134,7 +134,7 @@ def krea2(seed: int) -> ModelPatcher:
     )
 
 
-def anima(seed: int) -> ModelPatcher:
+def anima(seed: int, num_blocks: int = 4) -> ModelPatcher:
     """A Cosmos Predict 2 of the Anima kind."""
     return _built(
         supported.Anima,
@@ -147,7 +147,7 @@ def anima(seed: int) -> ModelPatcher:
         patch_spatial=2,
         patch_temporal=1,
         model_channels=WIDTH,
-        num_blocks=4,
+        num_blocks=num_blocks,
         num_heads=HEADS,
         concat_padding_mask=True,
         crossattn_emb_channels=CONTEXT_WIDTH,

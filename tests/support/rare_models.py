@@ -459,7 +459,7 @@ def wan_animate(seed: int) -> ModelPatcher:
         module.Generator = encoder
 
 
-def flux2(seed: int) -> ModelPatcher:
+def flux2(seed: int, guidance_embed: bool = True) -> ModelPatcher:
     """A Flux 2, for latents that are patches already."""
     return patcher(
         comfy.supported_models.Flux2(
@@ -471,7 +471,7 @@ def flux2(seed: int) -> ModelPatcher:
                 "vec_in_dim": None,
                 "axes_dim": [6, 6, 6, 6],
                 "patch_size": 1,
-                "guidance_embed": True,
+                "guidance_embed": guidance_embed,
                 "global_modulation": True,
                 "mlp_silu_act": True,
                 "qkv_bias": False,

@@ -205,7 +205,7 @@ def video_unet(seed: int) -> ModelPatcher:
     )
 
 
-def sd3(seed: int, dual_attention: tuple[int, ...] = ()) -> ModelPatcher:
+def sd3(seed: int, dual_attention: tuple[int, ...] = (), num_blocks: int = 4) -> ModelPatcher:
     """A flow MMDiT of the SD3 kind; blocks of ``dual_attention`` also attend to the image alone."""
     return patcher(
         comfy.supported_models.SD3(
@@ -214,7 +214,7 @@ def sd3(seed: int, dual_attention: tuple[int, ...] = ()) -> ModelPatcher:
                 "in_channels": 16,
                 "patch_size": 2,
                 "depth": 1,  # its width is 64 times this
-                "num_blocks": 4,
+                "num_blocks": num_blocks,
                 "adm_in_channels": POOLED_WIDTH,
                 "context_embedder_config": {
                     "target": "torch.nn.Linear",

@@ -216,10 +216,10 @@ def test_guider_says_on_itself_what_it_does_beside_the_usual_preview(page_in):
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_page_names_the_checkpoint_that_is_missing(page_in, language):
     page = page_in(language)
-    page.load_template("one_checkpoint_sd")
+    page.load_template("sd15_one_checkpoint")
     (loader,) = (
         node
-        for node in SAVED["one_checkpoint_sd"]["nodes"]
+        for node in SAVED["sd15_one_checkpoint"]["nodes"]
         if node["type"] == "CheckpointLoaderSimple"
     )
     checkpoint = loader["widgets_values"][0]
