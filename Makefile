@@ -53,7 +53,7 @@ real:
 	@$(in_lab) -m real $(ARGS)
 
 cards:
-	@$(set_up)
+	@$(set_up) --newer-page
 	@$(in_lab) -m demo --readme
 
 choosing:

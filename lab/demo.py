@@ -28,6 +28,7 @@ import torch
 from PIL import Image
 
 import cards
+import graph_picture
 from comfyui.install import ROOT, SetupError
 from comfyui.library import ASSETS, LoadError
 from comfyui.server import Server, ServerError, running_server
@@ -199,7 +200,8 @@ def renew_pictures(server: Server, object_info: Mapping[str, Any], rows: Sequenc
     methods, _ = cards.shown_by(server, prompt, "BadVersionGuidancePlayground")
     methods.save(PLAYGROUND_PICTURE, quality=88)
     cards.without_top(Image.open(cards.card_path("compare_pushes"))).save(PLOT_PICTURE, quality=88)
-    for path in (SHEET_PICTURE, PLAYGROUND_PICTURE, PLOT_PICTURE):
+    graph_picture.renew()
+    for path in (SHEET_PICTURE, PLAYGROUND_PICTURE, PLOT_PICTURE, graph_picture.PICTURE):
         print(f"Renewed {path.relative_to(ROOT)}.", flush=True)
 
 

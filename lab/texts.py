@@ -31,6 +31,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import templates
 from comfyui import library
 from comfyui.install import ROOT, SetupError, comfyui_path
 from tabular import markdown_table
@@ -39,6 +40,7 @@ HELP = ROOT / "docs" / "help"
 RECIPES = HELP / "shared" / "recipes.md"
 PAGES = ROOT / "web" / "docs"
 README = ROOT / "README.md"
+TEMPLATES = ROOT / "workflows"
 CHINESE = ROOT / "locales" / "zh" / "nodeDefs.json"
 
 # What is said in a language, by node id: names, descriptions and tooltips, as in nodeDefs.json.
@@ -146,7 +148,8 @@ def derived(pack: ModuleType) -> dict[Path, str]:
     """
     schemas = [node.define_schema() for node in pack.NODES]
     labels = {"en": english_labels(schemas), "zh": chinese_labels()}
-    texts = {README: with_tables(README.read_text(encoding="utf-8"), schemas)}
+    readme = README.read_text(encoding="utf-8")
+    texts = {README: with_templates(with_tables(readme, schemas))}
     texts[RECIPES] = "\n".join(
         f"# {language.name}\n\n{recipe_rows(pack, code)}\n" for code, language in LANGUAGES.items()
     )
@@ -353,6 +356,43 @@ def with_tables(readme: str, schemas: Sequence[Any]) -> str:
             flags=re.DOTALL,
         )
     return readme
+
+
+def with_templates(readme: str) -> str:
+    """The README with its table of templates made anew."""
+    rows = [
+        (
+            f"`{name}`",
+            each.model,
+            each.away_from,
+            scales_in(name),
+            each.source or "a place to start",
+        )
+        for name, each in templates.TEMPLATES.items()
+    ]
+    header = ("template", "model", "away from", "weak_scale", "where that comes from")
+    table = markdown_table(header, rows)
+    return re.sub(
+        r"(<!-- templates -->\n).*?(<!-- end -->)",
+        lambda found: f"{found[1]}\n{table}\n\n{found[2]}",
+        readme,
+        count=1,
+        flags=re.DOTALL,
+    )
+
+
+def scales_in(name: str) -> str:
+    """Every weak_scale in a template; 1 is off."""
+    workflow = json.loads((TEMPLATES / f"{name}.json").read_text(encoding="utf-8"))
+    values = {}
+    for node in workflow["nodes"]:
+        widgets = [slot for slot in node["inputs"] if "widget" in slot]
+        for slot, value in zip(widgets, node.get("widgets_values", []), strict=False):
+            if slot["name"] == "weak_scale" and slot["link"] is None:
+                values[plain(float(value))] = None
+            elif slot["name"] == "scales":
+                values[value] = None
+    return ", ".join(values)
 
 
 def linked(schema: Any) -> str:

@@ -26,7 +26,7 @@ def _one_checkpoint(graph: Graph, file: File, side: int, prefix: str) -> None:
     saved(graph, samples, vae, prefix)
 
 
-@template
+@template("SD1.5", "itself, with weaker attention", "PAG and SEG, papers")
 def sd15_one_checkpoint(graph: Graph) -> None:
     """One checkpoint, one node more
 
@@ -42,7 +42,7 @@ def sd15_one_checkpoint(graph: Graph) -> None:
     _one_checkpoint(graph, files.SD15, 512, "sd15_one_checkpoint")
 
 
-@template
+@template("SDXL", "itself, with weaker attention", "PAG and SEG, papers")
 def sdxl_one_checkpoint(graph: Graph) -> None:
     """One checkpoint, one node more
 
@@ -59,7 +59,7 @@ def sdxl_one_checkpoint(graph: Graph) -> None:
     _one_checkpoint(graph, files.SDXL, 1024, "sdxl_one_checkpoint")
 
 
-@template
+@template("SDXL finetune", "the base that it started from", "the paper on autoguidance")
 def sdxl_finetune_against_base(graph: Graph) -> None:
     """A finetune, away from its base
 
@@ -84,7 +84,7 @@ def sdxl_finetune_against_base(graph: Graph) -> None:
     saved(graph, samples, vae, "sdxl_finetune_against_base")
 
 
-@template
+@template("SD3.5 Large", "SD3.5 Medium")
 def sd35_large_guided_by_medium(graph: Graph) -> None:
     """A large model, away from a smaller one
 
@@ -108,7 +108,9 @@ def sd35_large_guided_by_medium(graph: Graph) -> None:
     saved(graph, samples, vae, "sd35_large_guided_by_medium")
 
 
-@template
+@template(
+    "SD3.5 Medium", "the negative prompt early, itself without blocks 7 to 9 late", "SGG, a paper"
+)
 def sd35_cfg_early_blocks_late(graph: Graph) -> None:
     """cfg early, skipped blocks late
 

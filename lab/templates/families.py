@@ -27,7 +27,7 @@ def _advanced(graph: Graph, guider: Node, sigmas: Link, latent: Link, sampler: s
     return sampled["output"]
 
 
-@template
+@template("FLUX.1 dev", "itself without some blocks")
 def flux1_dev_skipped_blocks(graph: Graph) -> None:
     """A distilled model, away from itself with fewer blocks
 
@@ -61,7 +61,7 @@ def flux1_dev_skipped_blocks(graph: Graph) -> None:
     saved(graph, samples, vae, "flux1_dev_skipped_blocks")
 
 
-@template
+@template("FLUX.2 klein base", "itself without some blocks, and the negative prompt")
 def flux2_klein_base_skipped_blocks(graph: Graph) -> None:
     """Two pushes in one guider
 
@@ -96,7 +96,7 @@ def flux2_klein_base_skipped_blocks(graph: Graph) -> None:
     saved(graph, samples, vae, "flux2_klein_base_skipped_blocks")
 
 
-@template
+@template("Z-Image", "itself without some blocks, and the negative prompt")
 def z_image_skipped_blocks(graph: Graph) -> None:
     """A second push beside cfg
 
@@ -126,7 +126,7 @@ def z_image_skipped_blocks(graph: Graph) -> None:
     saved(graph, samples, vae, "z_image_skipped_blocks")
 
 
-@template
+@template("Z-Image Turbo with a LoRA", "itself without the LoRA", "the paper on autoguidance")
 def z_image_turbo_lora_on_against_off(graph: Graph) -> None:
     """LoRA on against LoRA off
 
@@ -167,7 +167,7 @@ def z_image_turbo_lora_on_against_off(graph: Graph) -> None:
     saved(graph, samples, vae, "z_image_turbo_lora")
 
 
-@template
+@template("Qwen-Image", "itself with half of the prompt")
 def qwen_image_weak_prompt(graph: Graph) -> None:
     """Away from half of the prompt
 
@@ -198,7 +198,7 @@ def qwen_image_weak_prompt(graph: Graph) -> None:
     saved(graph, samples, vae, "qwen_image_weak_prompt")
 
 
-@template
+@template("Wan 2.2 5B, video", "itself without blocks 9 and 10", "Wan's users")
 def wan22_5b_video(graph: Graph) -> None:
     """Video away from a model without two blocks
 
@@ -237,7 +237,7 @@ def wan22_5b_video(graph: Graph) -> None:
     graph.add("SaveWEBM", images=images, fps=24, filename_prefix="video/wan22_5b_video")
 
 
-@template
+@template("Anima", "itself without attention in block 18", "Anima's users")
 def anima_weak_attention(graph: Graph) -> None:
     """Away from one block without attention
 
@@ -274,7 +274,7 @@ def anima_weak_attention(graph: Graph) -> None:
     saved(graph, samples, vae, "anima_weak_attention")
 
 
-@template
+@template("Chroma", "itself without some blocks, and the negative prompt")
 def chroma_skipped_blocks(graph: Graph) -> None:
     """Two pushes in one guider
 

@@ -76,21 +76,36 @@ class Template:
     Attributes:
         note: in Markdown: a heading, what it shows, what to try next.
         draw: fills the graph, below the note.
+        model: what it is for, as artists call it.
+        away_from: its bad version in a few words.
+        source: where its scale comes from; "" where it is a place to start.
     """
 
     note: str
     draw: Callable[[Graph], None]
+    model: str
+    away_from: str
+    source: str
 
 
 TEMPLATES: dict[str, Template] = {}
 
 
-def template(draw: Callable[[Graph], None]) -> Callable[[Graph], None]:
+Draw = Callable[[Graph], None]
+
+
+def template(model: str, away_from: str, source: str = "") -> Callable[[Draw], Draw]:
     """Make a template of a function that draws it, under the function's name.
 
-    Its docstring is the note: a heading, then paragraphs.
+    Its docstring is the note: a heading, then paragraphs. The arguments are those of
+    :class:`Template`.
     """
-    heading, *paragraphs = inspect.cleandoc(draw.__doc__ or "").split("\n\n")
-    text = [f"## {heading}", *(" ".join(each.split()) for each in paragraphs)]
-    TEMPLATES[draw.__name__] = Template("\n\n".join(text) + "\n", draw)
-    return draw
+
+    def make(draw: Draw) -> Draw:
+        heading, *paragraphs = inspect.cleandoc(draw.__doc__ or "").split("\n\n")
+        text = [f"## {heading}", *(" ".join(each.split()) for each in paragraphs)]
+        note = "\n\n".join(text) + "\n"
+        TEMPLATES[draw.__name__] = Template(note, draw, model, away_from, source)
+        return draw
+
+    return make

@@ -10,7 +10,7 @@ from .parts import checkpoint, ksampler, prompts, saved
 SIDE = 1024
 
 
-@template
+@template("SDXL", "itself, with weaker attention; a sheet of scales and seeds", "it shows which")
 def sdxl_sweep_of_scales(graph: Graph) -> None:
     """Which scale is best?
 
@@ -44,7 +44,7 @@ def sdxl_sweep_of_scales(graph: Graph) -> None:
     graph.add("SaveImage", images=sheet, filename_prefix="sdxl_sweep_of_scales")
 
 
-@template
+@template("SDXL", "the negative prompt, or itself; images and plots of both", "PAG and SEG, papers")
 def sdxl_two_pushes_compared(graph: Graph) -> None:
     """Two pushes side by side
 
@@ -82,7 +82,7 @@ def sdxl_two_pushes_compared(graph: Graph) -> None:
         graph.add("SaveImage", images=images, filename_prefix=f"sdxl_{prefix}")
 
 
-@template
+@template("SDXL", "itself, in the first 20 % of sampling", "a published setting")
 def sdxl_interval(graph: Graph) -> None:
     """Push in the first steps only
 
@@ -128,7 +128,7 @@ def sdxl_interval(graph: Graph) -> None:
     saved(graph, sampled["output"], vae, "sdxl_interval")
 
 
-@template
+@template("SDXL", "the negative prompt, at cfg 12 without burning", "APG, a paper")
 def sdxl_apg_at_a_high_cfg(graph: Graph) -> None:
     """A high cfg that does not burn
 
@@ -152,7 +152,9 @@ def sdxl_apg_at_a_high_cfg(graph: Graph) -> None:
     saved(graph, samples, vae, "sdxl_apg_at_a_high_cfg")
 
 
-@template
+@template(
+    "SDXL", "the negative prompt, only as far as an image drifts to it", "Dynamic Negative, a paper"
+)
 def sdxl_dynamic_negative(graph: Graph) -> None:
     """All but one thing
 
@@ -181,7 +183,7 @@ def sdxl_dynamic_negative(graph: Graph) -> None:
     saved(graph, samples, vae, "sdxl_dynamic_negative")
 
 
-@template
+@template("SDXL", "itself, with weaker attention; inpainting", "PAG and SEG, papers")
 def sdxl_inpainting(graph: Graph) -> None:
     """Inpainting with the patch
 
