@@ -41,22 +41,19 @@ def draw() -> Image.Image:
     """The graph alone, without its note and what the page has around it."""
     graph = cards.load(WORKFLOW)
     graph["nodes"] = [node for node in graph["nodes"] if node["type"] not in NOTES]
-    with (
-        running_server(page=newer_page()) as server,
-        running_browser() as browser,
-        opened_page(browser, server.url, "en", vue_nodes=True) as page,
-    ):
+    with running_server(page=newer_page()) as server, running_browser() as browser:
         # The page marks a loader red whose file is missing.
         for model in _models(graph):
             file = server.base / "models" / model["directory"] / model["name"]
             file.parent.mkdir(parents=True, exist_ok=True)
             file.touch()
-        page.load(graph)
-        for node in graph["nodes"]:
-            page.drawn_node(node["id"]).wait_for()
-        page.show_all()
-        left, top, right, bottom = page.page.evaluate(EXTENT)
-        seen = page.page.screenshot()
+        with opened_page(browser, server.url, "en", vue_nodes=True) as page:
+            page.load(graph)
+            for node in graph["nodes"]:
+                page.drawn_node(node["id"]).wait_for()
+            page.show_all()
+            left, top, right, bottom = page.page.evaluate(EXTENT)
+            seen = page.page.screenshot()
     with Image.open(io.BytesIO(seen)) as screen:
         box = (left - MARGIN, top - MARGIN, right + MARGIN, bottom + MARGIN)
         return screen.convert("RGB").crop(tuple(map(round, box)))
