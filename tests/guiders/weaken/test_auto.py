@@ -148,3 +148,15 @@ def test_what_is_neither_unet_nor_transformer_loses_rank(pack, monkeypatch):
     made = pack.guiders.weaken.auto.weak_version("Some Node", bare)
     assert asked[0]["keep"] == 0.5 and len(asked[0]["keys"]) > 10
     assert made.what == "SD3 with half of the rank of its weights"
+
+
+def test_guider_behind_a_patch_weakens_the_model_from_before_it(guide, patch, by_hand):
+    architecture = BY_NAME["sd3"]
+    model = architecture.build(0)
+    run = Run.of(model, shape=architecture.latent, steps=2)
+    positive, other = architecture.conditioning(1), architecture.conditioning(2)
+    patched = patch(model, weak_positive=other)
+    itself = run.sample(guide(model=patched, positive=positive))
+    weak = by_hand(architecture, model)
+    assert torch.equal(itself, run.sample(guide(model=patched, positive=positive, weak_model=weak)))
+    assert distance(itself, run.sample(core_guider(patched, positive))) > 1e-3
