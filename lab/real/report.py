@@ -27,11 +27,11 @@ HEADER = (
     "push, of the prediction",
     "a step without",
     "a step with the push",
-    "ratio",
+    "times as long",
     "over its model passes",
     "memory without",
     "memory with the push",
-    "ratio",
+    "times as much",
 )
 WORDS = 4
 HOW = (
