@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> str | None:
     parser.add_argument("--size", type=at_least(16), help="width and height, in its own place")
     parser.add_argument("--models", type=folder, help="more models, in folders as ComfyUI has them")
     parser.add_argument("--templates", type=folder, default=TEMPLATES, help="in place of ours")
-    parser.add_argument("--out", type=Path, default=OUT, help="is deleted, then made anew")
+    parser.add_argument("--out", type=place, default=OUT, help="is deleted, then made anew")
     parser.add_argument("--python", default=sys.executable, help="that ComfyUI is to run on")
     parser.add_argument("--minutes", type=at_least(1), default=120, help="for one prompt at most")
     parser.add_argument("comfyui", nargs="*", help="arguments for ComfyUI, after --")
@@ -72,9 +72,14 @@ def at_least(least: int) -> Callable[[str], int]:
     return number
 
 
+def place(text: str) -> Path:
+    """A path of the command line. `make` calls this in lab/, but not who calls `make`."""
+    return (ROOT / Path(text).expanduser()).resolve()
+
+
 def folder(text: str) -> Path:
     """A folder of the command line."""
-    path = Path(text).expanduser().resolve()
+    path = place(text)
     if not path.is_dir():
         raise argparse.ArgumentTypeError(f"there is no folder {path}")
     return path

@@ -102,7 +102,7 @@ class Report:
                 SheetRow(
                     [
                         Label(result.template.name),
-                        *(Label(each, colour=DIM_TEXT) for each in _told_of_push(result)),
+                        *(Label(f"push, {it}", colour=DIM_TEXT) for it in _told_of_push(result)),
                         Label(_told_of_time(result), colour=DIM_TEXT),
                     ],
                     [[each for pictures in column for each in pictures] for column in columns],
