@@ -8,16 +8,18 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from comfyui.install import ROOT, SetupError
 from comfyui.library import PROMPTS_PACK, LoadError, pack_folder
 from comfyui.server import Server, ServerError, running_server
 
-from .measuring import Result, measure
+from .measuring import measure
 from .report import Report
 from .templates import LeftOut, Template
 
@@ -37,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> str | None:
     parser.add_argument("--size", type=at_least(16), help="width and height, in its own place")
     parser.add_argument("--models", type=folder, help="more models, in folders as ComfyUI has them")
     parser.add_argument("--templates", type=folder, default=TEMPLATES, help="in place of ours")
-    parser.add_argument("--out", type=Path, default=OUT, help="is deleted, then made anew")
+    parser.add_argument("--out", type=place, default=OUT, help="is deleted, then made anew")
     parser.add_argument("--python", default=sys.executable, help="that ComfyUI is to run on")
     parser.add_argument("--minutes", type=at_least(1), default=120, help="for one prompt at most")
     parser.add_argument("comfyui", nargs="*", help="arguments for ComfyUI, after --")
@@ -49,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> str | None:
     except (ServerError, SetupError, LoadError) as error:
         return str(error)
     except KeyboardInterrupt:
-        return "Interrupted. ComfyUI has been stopped, and nothing has been written."
+        return "Interrupted. ComfyUI has been stopped."
     shutil.rmtree(options.out, ignore_errors=True)
     options.out.mkdir(parents=True)
     report.write(options.out)
@@ -70,9 +72,14 @@ def at_least(least: int) -> Callable[[str], int]:
     return number
 
 
+def place(text: str) -> Path:
+    """A path of the command line. `make` calls this in lab/, but not who calls `make`."""
+    return (ROOT / Path(text).expanduser()).resolve()
+
+
 def folder(text: str) -> Path:
     """A folder of the command line."""
-    path = Path(text).expanduser().resolve()
+    path = place(text)
     if not path.is_dir():
         raise argparse.ArgumentTypeError(f"there is no folder {path}")
     return path
@@ -95,32 +102,47 @@ def run(options: argparse.Namespace) -> Report:
         python=options.python,
         environment={},
     ) as server:
+        # First, since the server may have ended when all is done.
+        system = server.get("/system_stats")
         object_info = server.object_info()
-        results, left_out, failed = [], {}, {}
-        for path in paths:
-            print(f"{path.stem} …", end=" ", flush=True)
-            try:
-                template = Template.read(path, object_info, options.steps, options.size)
-            except LeftOut as why:
-                left_out[path.stem] = str(why)
-                print(f"left out: {why}", flush=True)
-                continue
-            try:
-                results.append(run_one(server, template, options))
-            except (ServerError, TimeoutError) as error:
-                failed[path.stem] = str(error)
-                print(f"failed: {error}", flush=True)
         settings = {name: getattr(options, name) for name in ("seeds", "steps", "size")}
-        return Report(results, left_out, failed, server.get("/system_stats"), settings)
+        report = Report([], {}, {}, system, settings)
+        waiting = list(paths)
+        try:
+            while waiting:
+                run_one(server, waiting[0], object_info, options, report)
+                del waiting[0]
+        except KeyboardInterrupt:
+            print("interrupted", flush=True)
+            report.left_out.update((path.stem, "it was interrupted") for path in waiting)
+        return report
 
 
-def run_one(server: Server, template: Template, options: argparse.Namespace) -> Result:
-    """Measure a template, with a line of progress."""
-    info = server.object_info()
-    result = measure(server, template, info, options.seeds, 60 * options.minutes)
-    ratios = ", ".join(f"{each:.2f}" for each in result.time_ratios)
-    print(f"a step takes {ratios} times as long", flush=True)
-    return result
+def run_one(
+    server: Server,
+    path: Path,
+    object_info: Mapping[str, Any],
+    options: argparse.Namespace,
+    report: Report,
+) -> None:
+    """Measure a template and add it to the report, with a line of progress."""
+    print(f"{path.stem} …", end=" ", flush=True)
+    try:
+        template = Template.read(path, object_info, options.steps, options.size)
+        result = measure(server, template, object_info, options.seeds, 60 * options.minutes)
+    except LeftOut as why:
+        report.left_out[path.stem] = str(why)
+        print(f"left out: {why}", flush=True)
+    except (ServerError, OSError) as error:
+        report.failed[path.stem] = str(error)
+        print(f"failed: {error}", flush=True)
+        # It may still be at work on a prompt that took too long.
+        with suppress(ServerError, OSError):
+            server.interrupt()
+    else:
+        report.results.append(result)
+        ratios = ", ".join(f"{each:.2f}" for each in result.time_ratios)
+        print(f"a step takes {ratios} times as long", flush=True)
 
 
 def has_device(python: str) -> bool:

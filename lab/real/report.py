@@ -27,11 +27,11 @@ HEADER = (
     "push, of the prediction",
     "a step without",
     "a step with the push",
-    "ratio",
+    "times as long",
     "over its model passes",
     "memory without",
     "memory with the push",
-    "ratio",
+    "times as much",
 )
 WORDS = 4
 HOW = (
@@ -102,7 +102,7 @@ class Report:
                 SheetRow(
                     [
                         Label(result.template.name),
-                        *(Label(each, colour=DIM_TEXT) for each in _told_of_push(result)),
+                        *(Label(f"push, {it}", colour=DIM_TEXT) for it in _told_of_push(result)),
                         Label(_told_of_time(result), colour=DIM_TEXT),
                     ],
                     [[each for pictures in column for each in pictures] for column in columns],

@@ -72,6 +72,7 @@ def folders(tmp_path):
         "tiny": workflow(),
         "lacking": workflow(unet="sd_xl_base_1.0.safetensors"),
         "from_tomorrow": workflow(guidance="BadVersionOfTomorrow"),
+        "failing": workflow(unet="no_model.safetensors"),
         "unguided": workflow(guidance="ModelSamplingAuraFlow"),
     }.items():
         if name == "unguided":
@@ -81,10 +82,11 @@ def folders(tmp_path):
         path.write_text(json.dumps(content), encoding="utf-8")
     for file, link in (
         ("digits_main.safetensors", f"diffusion_models/some/{UNET}"),
+        ("digits_judge.safetensors", "diffusion_models/no_model.safetensors"),
         ("digits_vae.safetensors", f"vae/{VAE}"),
     ):
         path = tmp_path / "models" / link
-        path.parent.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.symlink_to(ASSETS / file)
     return tmp_path
 
@@ -103,7 +105,7 @@ def test_tiny_models_by_the_names_of_real_ones(folders, server, monkeypatch, cap
             *("--out", str(out), "--seeds", str(SEEDS)),
         ]
     )
-    assert wrong is None, capsys.readouterr().out
+    assert wrong == "These failed: failing.", capsys.readouterr().out
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
     (result,) = report["results"]
     assert result["template"] == "tiny"
@@ -124,12 +126,14 @@ def test_tiny_models_by_the_names_of_real_ones(folders, server, monkeypatch, cap
         "this ComfyUI lacks sd_xl_base_1.0.safetensors (in diffusion_models)"
     )
     assert "BadVersionOfTomorrow" in report["left_out"]["from_tomorrow"]
-    assert "neither" in report["left_out"]["unguided"] and report["failed"] == {}
+    assert "neither" in report["left_out"]["unguided"]
+    assert report["failed"]["failing"].startswith("node 1 (UNETLoader): ")
 
     page = (out / "report.md").read_text(encoding="utf-8")
     assert f"| {' | '.join(HEADER)} |" in page and "| `tiny` | CPU" in page
     assert "- `lacking`: this ComfyUI lacks" in page
-    assert str(folders) not in page and str(comfyui_path()) not in page
+    ours = page.partition("## Failed")[0]
+    assert str(folders) not in ours and str(comfyui_path()) not in ours
     sheet = Image.open(out / "sheet.jpg")
     assert sheet.width > 2 * 320 and sheet.height > SEEDS * 320
 
