@@ -1,4 +1,4 @@
-"""The command line of `make real`; see the package."""
+"""Run the templates on the models of a ComfyUI, with the push and without: `make real`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from comfyui.library import PROMPTS_PACK, LoadError, pack_folder
 from comfyui.server import Server, ServerError, running_server
 
 from .measuring import measure
-from .report import Report
+from .report import NUMBERS, Report
 from .templates import LeftOut, Template
 
 TEMPLATES = ROOT / "workflows"
@@ -36,16 +36,22 @@ def main(arguments: Sequence[str] | None = None) -> str | None:
     parser.add_argument("--only", action="append", help="of templates, such as 'sdxl*'; repeatable")
     parser.add_argument("--seeds", type=at_least(1), default=3, help="pairs of images of each")
     parser.add_argument("--steps", type=at_least(3), help="in place of the template's own")
-    parser.add_argument("--size", type=at_least(16), help="width and height, in its own place")
+    parser.add_argument("--size", type=at_least(16), help="of images in pixels, likewise")
     parser.add_argument("--models", type=folder, help="more models, in folders as ComfyUI has them")
-    parser.add_argument("--templates", type=folder, default=TEMPLATES, help="in place of ours")
-    parser.add_argument("--out", type=place, default=OUT, help="is deleted, then made anew")
+    parser.add_argument(
+        "--templates", type=folder, default=TEMPLATES, help="a folder, in place of ours"
+    )
+    parser.add_argument(
+        "--out", type=place, default=OUT, help="where what an earlier run has written is deleted"
+    )
     parser.add_argument("--python", default=sys.executable, help="that ComfyUI is to run on")
     parser.add_argument("--minutes", type=at_least(1), default=120, help="for one prompt at most")
     parser.add_argument("comfyui", nargs="*", help="arguments for ComfyUI, after --")
     options = parser.parse_args(arguments)
     if "COMFYUI_PATH" not in os.environ:
         return "COMFYUI_PATH must name the folder of a ComfyUI with models in it."
+    if options.out.exists() and not (options.out / NUMBERS).exists():
+        return f"{options.out} is there, and not from an earlier run. Name another folder."
     try:
         report = run(options)
     except (ServerError, SetupError, LoadError) as error:

@@ -18,6 +18,8 @@ from tabular import markdown_table
 
 from .measuring import Pair, Ran, Result
 
+NUMBERS = "report.json"
+
 GIB, MIB = 2**30, 2**20
 CELL = 320  # Of an image on the sheet, in pixels.
 HEADER = (
@@ -91,7 +93,7 @@ class Report:
         if self.results:
             self.sheet().save(folder / "sheet.jpg", quality=90)
         (folder / "report.md").write_text(self.page(), encoding="utf-8")
-        (folder / "report.json").write_text(self.as_json(), encoding="utf-8")
+        (folder / NUMBERS).write_text(self.as_json(), encoding="utf-8")
 
     def sheet(self) -> Image.Image:
         """Images without the push and with it, side by side; the seeds below each other."""

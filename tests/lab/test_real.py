@@ -172,6 +172,13 @@ def test_without_a_comfyui(monkeypatch):
     assert "COMFYUI_PATH" in main([])
 
 
+def test_folder_of_something_else_is_not_deleted(tmp_path, monkeypatch):
+    monkeypatch.setenv("COMFYUI_PATH", str(comfyui_path()))
+    (tmp_path / "diary.txt").touch()
+    assert "not from an earlier run" in main(["--out", str(tmp_path)])
+    assert (tmp_path / "diary.txt").exists()
+
+
 @pytest.fixture(scope="module")
 def prompts(server):
     """Those of all templates that have a guider or a patch, and that this release knows."""
