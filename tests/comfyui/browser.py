@@ -34,6 +34,7 @@ SETTINGS = {
     "Comfy.TutorialCompleted": True,
     "Comfy.Notification.ShowVersionUpdates": False,
     "Comfy.Minimap.Visible": False,
+    "Comfy.NodeLibrary.NewDesign": False,  # The newer one of 0.18.1 shows no help, of no node.
     "LiteGraph.Node.TooltipDelay": 0,
 }
 

@@ -513,10 +513,12 @@ class ComfyPage:
             The titles of all nodes that the page offers, the best one first.
         """
         box = self._search_box()
-        box.locator("input").fill(text)
-        # The second of each pair is what releases after 0.3.75 have.
+        box.locator("input").first.fill(text)  # Others may be those of a node that is shown.
+        # What 0.3.75 has, what 0.33.0 has, and what was in between.
         offered = box.locator(
-            ".option-display-name > div > span:first-child, [role=option] .text-sm > span.truncate"
+            ".option-display-name > div > span:first-child,"
+            "[role=option] .text-sm > span.truncate,"
+            "[role=option] .font-semibold > span:first-child"
         )
         wanted = offered.filter(has_text=re.compile(f"^{re.escape(title)}$"))
         wanted.wait_for()
@@ -564,9 +566,9 @@ class ComfyPage:
 
     def _close_panel(self) -> None:
         """Close what is open beside the graph, by the button before its tabs."""
-        tabs = self.page.locator("[data-testid^=panel-tab-]")
-        tabs.first.locator("xpath=preceding::button[1]").click()
-        self.page.get_by_test_id("properties-panel").wait_for(state="hidden")
+        panel = self.page.get_by_test_id("properties-panel")
+        panel.get_by_role("tablist").first.locator("xpath=preceding::button[1]").click()
+        panel.wait_for(state="hidden")
 
     def _select(self, node_id: int) -> None:
         title = self.page.evaluate(
@@ -596,11 +598,11 @@ class ComfyPage:
         page.locator("h1").wait_for()
         text = page.inner_text()
         # Closes it again, so that it covers nothing of the graph. Releases after 0.3.75 put it in
-        # a panel.
+        # a panel, as a rule.
         if self.page.get_by_test_id("properties-panel").is_visible():
             self._close_panel()
         else:
-            self.page.get_by_test_id("info-button").click()
+            self._command("Workspace.ToggleSidebarTab.node-library")
         page.wait_for(state="hidden")
         return text
 
