@@ -150,7 +150,9 @@ class ComfyPage:
             && app.extensionManager.workflow.activeWorkflow.filename === name"""
 
         def click() -> None:
-            if not self.page.get_by_role("dialog").first.is_visible():
+            if not self.page.locator(CARDS).first.is_visible():
+                if self.page.get_by_role("dialog").first.is_visible():
+                    return  # The cards are still to come, or what is said of missing files is there.
                 self.open_templates()
             self._scroll_to(workflow)
             self.template_card(workflow).click()
