@@ -152,7 +152,7 @@ class ComfyPage:
         def click() -> None:
             if not self.page.locator(CARDS).first.is_visible():
                 if self.page.get_by_role("dialog").first.is_visible():
-                    return  # The cards are still to come, or what is said of missing files is there.
+                    return  # Cards are still to come, or it is open and lacks files.
                 self.open_templates()
             self._scroll_to(workflow)
             self.template_card(workflow).click()
