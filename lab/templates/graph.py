@@ -62,7 +62,7 @@ class Graph:
         """Begin the next column."""
         self.columns.append([])
 
-    def add(self, kind: str, title: str = "", **inputs: Any) -> Node:
+    def add(self, kind: str, title: str = "", /, **inputs: Any) -> Node:
         """Put a node below the last one of this column."""
         node = Node(kind, inputs, title)
         self.columns[-1].append(node)

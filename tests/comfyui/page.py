@@ -209,7 +209,9 @@ class ComfyPage:
             && !document.querySelector('[role=dialog]:not(:has({MISSING}))')"""
 
         def click() -> None:
-            if not self.page.get_by_role("dialog").first.is_visible():
+            if not self.page.locator(CARDS).first.is_visible():
+                if self.page.get_by_role("dialog").first.is_visible():
+                    return  # Cards are still to come, or it is open and lacks files.
                 self.open_templates()
             self._scroll_to(workflow)
             self.template_card(workflow).click()

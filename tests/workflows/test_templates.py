@@ -27,7 +27,7 @@ NAMES = sorted(templates.TEMPLATES)
 STAND_INS = cards.ROOT / "tests" / "support" / "stand_ins"
 STANDS_IN = "StandIn"
 
-SMALL = {"width": 64, "height": 64, "length": 9, "batch_size": 1, "steps": 8}
+SMALL = {"width": 64, "height": 64, "length": 9, "batch_size": 1, "steps": 8, "seeds": "1"}
 # Those whose one push is away from the negative prompt, and what makes it another one.
 NEGATIVE_ALONE = {
     "sdxl_apg_at_a_high_cfg": "negative_shape",
