@@ -5,7 +5,7 @@ import io
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageChops
 
 import cards
 import demo
@@ -280,6 +280,15 @@ def test_card_has_a_picture_that_is_larger_than_what_is_drawn(name):
     with Image.open(cards.card_path(name)) as card:
         assert card.format == "JPEG"
         assert card.width == card.height >= 512
+
+
+@each_workflow
+def test_top_of_a_card_is_free_for_the_badge_that_the_page_lays_there(name):
+    with Image.open(cards.card_path(name)) as card:
+        top = card.convert("RGB").crop((0, 0, card.width, round(0.12 * card.height)))
+    ground = Image.new("RGB", top.size, cards.GROUND)
+    _, brightest = ImageChops.difference(top, ground).convert("L").getextrema()
+    assert brightest < cards.FAINT
 
 
 @pytest.mark.parametrize(
