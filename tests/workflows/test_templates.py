@@ -4,6 +4,7 @@ Only the loaders are exchanged, and images are smaller. All other nodes are as t
 them: also the prompts, the samplers and what decodes and saves.
 """
 
+import copy
 import io
 from collections.abc import Iterator
 
@@ -131,8 +132,17 @@ def test_needs_this_pack_alone(object_info, name):
     assert all(each.startswith("comfy_extras.") for each in others)
 
 
+def linked(workflow: dict) -> dict:
+    """A workflow without the outputs that nothing takes: later releases give some nodes more."""
+    workflow = copy.deepcopy(workflow)
+    for node in workflow["nodes"]:
+        node["outputs"] = [output for output in node["outputs"] if output["links"]]
+    return workflow
+
+
 @each_template
 def test_file_is_what_the_description_says(object_info, name):
     """`make templates` would write the same again."""
     workflow = save(name, templates.TEMPLATES[name], object_info)
-    assert path_of(name).read_text(encoding="utf-8") == text_of(workflow)
+    assert linked(workflow) == linked(cards.load(name))
+    assert text_of(cards.load(name)) == path_of(name).read_text(encoding="utf-8")
