@@ -244,7 +244,7 @@ def renew(server: Server) -> Iterator[Path]:
     """Draw the cards of all workflows anew; gives the path of each when it is done."""
     # Those come last that are made of another one's.
     for name in sorted(WORKFLOWS, key=ALIKE.__contains__):
-        draw(server, name).save(card_path(name), quality=75, optimize=True, progressive=True)
+        draw(server, name).save(card_path(name), quality=65, optimize=True, progressive=True)
         yield card_path(name)
 
 
