@@ -30,6 +30,8 @@ PARAGRAPH = 130  # A widget for several lines, in either.
 # In a line: letters, and arrows, margins and gaps.
 LETTER, BESIDE_LETTERS, LETTER_OF_TITLE = 6, 95, 7.5
 LETTERS_OF_PARAGRAPH = 31
+# What ComfyUI's Chinese calls inputs at greater length, in letters as wide.
+LONGER = {"ckpt_name": "Checkpoint name"}
 NARROWEST = 230
 
 GAP_X, GAP_Y = 35, 25
@@ -52,7 +54,7 @@ SHOWING = {
     "BadVersionGuidanceSchedulePreview": PLOT,
 }
 # What a run adds to a node, which grows by it: a line of text, a preview.
-LIVE_TEXT, LIVE_PREVIEW = 70, 250
+LIVE_TEXT, LIVE_PREVIEW = 90, 250
 GROWING = {
     "BadVersionGuider": LIVE_TEXT,
     "BadVersionPatch": LIVE_TEXT,
@@ -171,7 +173,8 @@ def _fill(one: _Placed, info: Info) -> None:
             one.widgets.append(_Widget(" " * LETTERS_OF_PARAGRAPH, PARAGRAPH, PARAGRAPH))
         else:
             element = TEXT_ELEMENT if kind == "STRING" else ELEMENT
-            one.widgets.append(_Widget(f"{name} {value}", element=element))
+            label = LONGER.get(name, name)
+            one.widgets.append(_Widget(f"{label} {value}", element=element))
         if options.get("control_after_generate"):
             one.values.append("fixed")
             one.widgets.append(_Widget("control_after_generate fixed", element=0))

@@ -93,15 +93,21 @@ CUT = """() => [...document.querySelectorAll('.comfy-markdown-content, .comfy-ma
 SAYING = ("BadVersionGuider", "BadVersionPatch")
 PREVIEWING = ("KSampler", "KSamplerAdvanced", "SamplerCustom", "SamplerCustomAdvanced")
 
+# What the former say at their longest, or nearly so.
+SAID = (
+    "sigma 0.931 · cfg 4.5 · weak_scale 1.5 · push 12.3 % · away from SD15 with self-attention "
+    "weakened in middle"
+)
+
 # What the server tells the page of these and of the output nodes, which show an image, in a run.
-TELL_OF_A_RUN = """async ([image, texts, previews]) => {
+TELL_OF_A_RUN = """async ([image, text, saying, previews]) => {
     const blob = await (await fetch(image)).blob();
     const { searchParams } = new URL(image);
     const images = [Object.fromEntries(searchParams)];
     for (const { id, type, constructor } of app.graph.nodes) {
         const nodeId = String(id);
         const tell = (event, detail) => app.api.dispatchCustomEvent(event, detail);
-        if (texts.includes(type)) tell('progress_text', { nodeId, text: 'sigma 1' });
+        if (saying.includes(type)) tell('progress_text', { nodeId, text });
         if (previews.includes(type))
             tell('b_preview_with_metadata', {
                 blob, nodeId, displayNodeId: nodeId, parentNodeId: nodeId, realNodeId: nodeId,
@@ -363,7 +369,7 @@ class ComfyPage:
         Args:
             image: the address at the server of what all output nodes show.
         """
-        self.page.evaluate(TELL_OF_A_RUN, [image, SAYING, PREVIEWING])
+        self.page.evaluate(TELL_OF_A_RUN, [image, SAID, SAYING, PREVIEWING])
 
     def wait_until_all_show(self, pictures: dict[int, int]) -> None:
         """Wait until the nodes show what a run puts on them.

@@ -207,7 +207,8 @@ def test_guider_says_on_itself_what_it_does_beside_the_usual_preview(page_in):
     texts = page.seen(guider)["texts"]
     page.page.get_by_text(texts[-1], exact=True).wait_for()
 
-    said = [re.fullmatch(r"sigma (\S+) · cfg 2 · weak_scale 2 · push (\S+) %", t) for t in texts]
+    pattern = r"sigma (\S+) · cfg 2 · weak_scale 2 · push (\S+) % · away from weak_model"
+    said = [re.fullmatch(pattern, text) for text in texts]
     sigmas = [float(each[1]) for each in said]
     assert len(sigmas) >= 3
     assert sigmas == sorted(sigmas, reverse=True)
