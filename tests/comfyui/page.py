@@ -211,7 +211,9 @@ class ComfyPage:
 
     def load_template(self, workflow: str) -> None:
         """Open a workflow by a click on its card in the template browser."""
-        opened = f"""name => app.extensionManager.workflow.activeWorkflow.filename === name
+        # Where a click has come late and was made again, the page numbers the second of the name.
+        opened = f"""name => app.extensionManager.workflow.activeWorkflow.filename
+            .replace(/ \\(\\d+\\)$/, '') === name
             && !document.querySelector('[role=dialog]:not(:has({MISSING}))')"""
 
         def click() -> None:
