@@ -13,8 +13,9 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from inspect import signature
@@ -105,15 +106,37 @@ class Pass:
             self.undo.callback(setattr, module, "forward", own)
 
 
-def _nothing_compiled() -> AbstractContextManager[None]:
-    """Run what is compiled (core's TorchCompileModel) as it was written, for a while.
+class _NothingCompiled:
+    """Runs what is compiled (core's TorchCompileModel) as it was written, for a while.
 
     What stands in for parts of the network is new at each pass, and so would be what is compiled:
     the network again and again, which takes far longer than the pass.
+
+    PyTorch knows one stance for all threads, and passes on several devices overlap: the first to
+    come changes it, and the last to go puts it back.
     """
-    # Came with PyTorch 2.6.
-    set_stance = getattr(torch.compiler, "set_stance", None)
-    return nullcontext() if set_stance is None else set_stance("force_eager")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._stance = ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            # Came with PyTorch 2.6.
+            set_stance = getattr(torch.compiler, "set_stance", None)
+            if self._inside == 0 and set_stance is not None:
+                self._stance.enter_context(set_stance("force_eager"))
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._stance.close()
+
+
+nothing_compiled = _NothingCompiled()
 
 
 def as_function(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -194,7 +217,7 @@ class _Passes:
             self.networks[module] = network
         options = dict(transformer_options or {})
         with ExitStack() as undo:
-            undo.enter_context(_nothing_compiled())
+            undo.enter_context(nothing_compiled)
             undo.enter_context(state_set_aside(module))
             shape = torch.Size((kwargs.get("latent_shapes") or [x.shape])[0])
             inputs = {"context": c_crossattn, **kwargs}

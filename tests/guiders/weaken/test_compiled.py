@@ -3,6 +3,7 @@
 import os
 import shutil
 import sysconfig
+from contextlib import ExitStack
 from pathlib import Path
 
 import comfy.ldm.modules.attention
@@ -106,6 +107,18 @@ def test_compiled_behind_the_weakening(compiler, compiled, weaken, main, guide):
     latent, counts = sampled(run, guider, compiler)
     assert close(latent, expected)
     assert counts == [1] * 4
+
+
+def test_passes_that_overlap_leave_compiling_as_it_was(compiler, pack):
+    """As those on two devices do: PyTorch keeps one stance for all threads."""
+    add_one = torch.compile(lambda x: x + 1, backend=compiler)
+    one, other = ExitStack(), ExitStack()
+    for each in (one, other):
+        each.enter_context(pack.guiders.weaken.passes.nothing_compiled)
+    one.close()
+    assert add_one(torch.zeros(2)).sum() == 2 and compiler.count == 0
+    other.close()
+    assert add_one(torch.zeros(2)).sum() == 2 and compiler.count == 1
 
 
 def test_with_inductor(node, compiler, weaken, main, guide, monkeypatch, tmp_path):
