@@ -211,7 +211,7 @@ class ComfyPage:
 
     def load_template(self, workflow: str) -> None:
         """Open a workflow by a click on its card in the template browser."""
-        # Where a click has come late and was made again, the page numbers the second of the name.
+        # While one of the name is open, the page numbers the next.
         opened = f"""name => app.extensionManager.workflow.activeWorkflow.filename
             .replace(/ \\(\\d+\\)$/, '') === name
             && !document.querySelector('[role=dialog]:not(:has({MISSING}))')"""
