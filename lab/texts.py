@@ -150,9 +150,7 @@ def derived(pack: ModuleType) -> dict[Path, str]:
     labels = {"en": english_labels(schemas), "zh": chinese_labels()}
     readme = README.read_text(encoding="utf-8")
     texts = {README: with_templates(with_tables(readme, schemas))}
-    texts[RECIPES] = "\n".join(
-        f"# {language.name}\n\n{recipe_rows(pack, code)}\n" for code, language in LANGUAGES.items()
-    )
+    texts[RECIPES] = recipes(pack)
     for schema in schemas:
         for code, language in LANGUAGES.items():
             page = help_page(schema, labels[code][schema.node_id], language)
@@ -306,6 +304,13 @@ def in_language(source: Path, language: Language) -> str:
     return parts[language.name]
 
 
+def recipes(pack: ModuleType) -> str:
+    """What pages share of the recipes, in all languages."""
+    return "\n".join(
+        f"# {language.name}\n\n{recipe_rows(pack, code)}\n" for code, language in LANGUAGES.items()
+    )
+
+
 def recipe_rows(pack: ModuleType, language: str) -> str:
     """The rows of a table of all recipes that have a source."""
     told = pack.nodes.recipe
@@ -420,7 +425,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as base:
             pack = load_pack(Path(base))
             # Pages include it.
-            RECIPES.write_text(derived(pack)[RECIPES], encoding="utf-8")
+            RECIPES.write_text(recipes(pack), encoding="utf-8")
             texts = derived(pack)
     except (SetupError, library.LoadError, TextError) as error:
         print(error, file=sys.stderr)

@@ -3,28 +3,12 @@
 from __future__ import annotations
 
 from . import files
-from .graph import Graph, Node, template
-from .parts import POSITIVE, Link, Sampling, ksampler, prompts, saved, separate
+from .graph import Graph, template
+from .parts import POSITIVE, Sampling, advanced, ksampler, prompts, saved, separate
 
 LIBRARY = "an old library with a spiral staircase, dust in the light from tall windows, photograph"
 SIGN = 'a small bakery at dawn, a sign above its door says "Fresh bread", photograph'
 CAT = "a tabby cat that watches rain run down a window, close-up, photograph"
-
-
-def _advanced(graph: Graph, guider: Node, sigmas: Link, latent: Link, sampler: str) -> Node:
-    """Sample with a guider, in a column of its own."""
-    noise = graph.add("RandomNoise", noise_seed=1)
-    chosen = graph.add("KSamplerSelect", sampler_name=sampler)
-    graph.column()
-    sampled = graph.add(
-        "SamplerCustomAdvanced",
-        noise=noise,
-        guider=guider,
-        sampler=chosen,
-        sigmas=sigmas,
-        latent_image=latent,
-    )
-    return sampled["output"]
 
 
 @template("FLUX.1 dev", "itself without some blocks")
@@ -92,7 +76,7 @@ def flux2_klein_base_skipped_blocks(graph: Graph) -> None:
         cfg=5,
         weak_scale=1.5,
     )
-    samples = _advanced(graph, guider, sigmas, latent, "euler")
+    samples = advanced(graph, guider, sigmas, latent, "euler")
     saved(graph, samples, vae, "flux2_klein_base_skipped_blocks")
 
 
@@ -309,5 +293,5 @@ def chroma_skipped_blocks(graph: Graph) -> None:
         cfg=3.5,
         weak_scale=1.5,
     )
-    samples = _advanced(graph, guider, sigmas, latent, "euler")
+    samples = advanced(graph, guider, sigmas, latent, "euler")
     saved(graph, samples, vae, "chroma_skipped_blocks")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from . import files
 from .checkpoints import AVOID, FOX, HANDS, SD
 from .graph import Graph, template
-from .parts import checkpoint, ksampler, prompts, saved
+from .parts import advanced, checkpoint, ksampler, prompts, saved
 
 SIDE = 1024
 
@@ -111,21 +111,11 @@ def sdxl_interval(graph: Graph) -> None:
         cfg=5,
         weak_scale=3.5,
     )
-    noise = graph.add("RandomNoise", noise_seed=1)
-    sampler = graph.add("KSamplerSelect", sampler_name=SD.sampler_name)
-    graph.column()
-    sampled = graph.add(
-        "SamplerCustomAdvanced",
-        noise=noise,
-        guider=guider,
-        sampler=sampler,
-        sigmas=sigmas,
-        latent_image=latent,
-    )
+    samples = advanced(graph, guider, sigmas, latent, SD.sampler_name)
     graph.add(
         "BadVersionGuidanceSchedulePreview", schedule=when, model=model, sigmas=sigmas, scale=3.5
     )
-    saved(graph, sampled["output"], vae, "sdxl_interval")
+    saved(graph, samples, vae, "sdxl_interval")
 
 
 @template("SDXL", "the negative prompt, at cfg 12 without burning", "APG, a paper")

@@ -74,6 +74,22 @@ def ksampler(
     )
 
 
+def advanced(graph: Graph, guider: Node, sigmas: Link, latent: Link, sampler: str) -> Node:
+    """Sample with a guider, in a column of its own."""
+    noise = graph.add("RandomNoise", noise_seed=1)
+    chosen = graph.add("KSamplerSelect", sampler_name=sampler)
+    graph.column()
+    sampled = graph.add(
+        "SamplerCustomAdvanced",
+        noise=noise,
+        guider=guider,
+        sampler=chosen,
+        sigmas=sigmas,
+        latent_image=latent,
+    )
+    return sampled["output"]
+
+
 def saved(graph: Graph, samples: Link, vae: Link, prefix: str) -> None:
     """Decode in a column, save in the next."""
     graph.column()
