@@ -17,10 +17,10 @@ import cards
 from comfyui.browser import opened_page, running_browser
 from comfyui.install import ROOT, newer_page
 from comfyui.server import running_server
+from comfyui.workflow import NOTES
 
 PICTURE = ROOT / "docs" / "graph.png"
 WORKFLOW = "sd15_one_checkpoint"
-NOTES = ("MarkdownNote",)
 # Around the nodes, in pixels of the screen.
 MARGIN = 16
 # Few are used, and a picture of a page has large areas of one.

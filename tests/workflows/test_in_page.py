@@ -5,16 +5,16 @@ import itertools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
 import cards
-from comfyui.install import ROOT, comfyui_path, linked_pack
+from comfyui.install import comfyui_path, linked_pack
 from comfyui.library import PROMPTS_PACK
 from comfyui.page import CORNER, ComfyPage
+from support.shown import Shown
 
 pytestmark = pytest.mark.server
 
@@ -28,8 +28,6 @@ NOT_RUNNING = [*itertools.product(LANGUAGES, cards.CHAINS)]
 SHOWN = [*RUNNING, *NOT_RUNNING]
 # To save and to reopen takes long, and does not depend on the language.
 REOPENED = [*RUNNING, *NOT_RUNNING[: len(cards.CHAINS)]]
-# To be looked at: each workflow before and after it has run, in a folder for each language.
-SCREENSHOTS = ROOT / "build" / "screenshots"
 
 
 def models_of(name: str) -> list[str]:
@@ -38,33 +36,26 @@ def models_of(name: str) -> list[str]:
     return sorted({model["name"] for model in itertools.chain.from_iterable(named)})
 
 
-@dataclass(frozen=True)
-class Shown:
-    """A workflow in the page, opened from the template browser."""
+@dataclass(frozen=True, kw_only=True)
+class Opened(Shown):
+    """A workflow that was opened from the template browser.
 
-    page: ComfyPage
-    name: str
-    language: str
+    Attributes:
+        graph: as the page had it then.
+        offered: the model files that the page offered to download.
+    """
+
     graph: dict[str, Any]
     offered: list[str]
 
-    @property
-    def nodes(self) -> list[dict[str, Any]]:
-        """The nodes as they are in the file."""
-        return SAVED[self.name]["nodes"]
-
-    def screenshot(self, state: str) -> Path:
-        """Where the image of the page in this state belongs."""
-        return SCREENSHOTS / self.language / f"{self.name}_{state}.png"
-
 
 @pytest.fixture(scope="module", params=SHOWN, ids="-".join)
-def shown(request: pytest.FixtureRequest, page_in: Callable[[str], ComfyPage]) -> Shown:
+def shown(request: pytest.FixtureRequest, page_in: Callable[[str], ComfyPage]) -> Opened:
     language, name = request.param
     page = page_in(language)
     page.load_template(name)
     offered = page.offered_models() if models_of(name) else []
-    shown = Shown(page, name, language, page.graph(), offered)
+    shown = Opened(page, name, language, graph=page.graph(), offered=offered)
     page.screenshot(shown.screenshot("opened"))
     return shown
 

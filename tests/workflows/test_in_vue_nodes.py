@@ -7,16 +7,14 @@ import itertools
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 import cards
-from comfyui.install import ROOT, SetupError, newer_page
+from comfyui.install import SetupError, newer_page
 from comfyui.page import ComfyPage
 from comfyui.server import Server, running_server
+from support.shown import SCREENSHOTS, Shown
 from texts import chinese_labels
 
 pytestmark = pytest.mark.server
@@ -26,8 +24,6 @@ SAVED = {name: cards.load(name) for name in cards.WORKFLOWS}
 SHOWN = [*itertools.product(LANGUAGES, SAVED)]
 # What a run puts on nodes is as large in any language: in Chinese, the fullest one shows it.
 RUNNING = [*(("en", name) for name in SAVED), ("zh", "compare_pushes")]
-# To be looked at, beside those of the canvas.
-SCREENSHOTS = ROOT / "build" / "screenshots" / "vue"
 
 
 @pytest.fixture(scope="module")
@@ -49,30 +45,12 @@ def server() -> Iterator[Server]:
         yield running
 
 
-@dataclass(frozen=True)
-class Shown:
-    """A workflow in the page."""
-
-    page: ComfyPage
-    name: str
-    language: str
-
-    @property
-    def nodes(self) -> list[dict[str, Any]]:
-        """The nodes as they are in the file."""
-        return SAVED[self.name]["nodes"]
-
-    def screenshot(self, state: str) -> Path:
-        """Where the image of the page in this state belongs."""
-        return SCREENSHOTS / self.language / f"{self.name}_{state}.png"
-
-
 @pytest.fixture(scope="module", params=SHOWN, ids="-".join)
 def shown(request: pytest.FixtureRequest, page_in: Callable[[str], ComfyPage]) -> Shown:
     language, name = request.param
     page = page_in(language)
     page.load(SAVED[name])
-    shown = Shown(page, name, language)
+    shown = Shown(page, name, language, SCREENSHOTS / "vue")
     page.screenshot(shown.screenshot("opened"))
     return shown
 
