@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from .nodes import compare, guidance, playground, probe, recipe, schedules, shapes, weaken
+from .nodes import compare, guidance, playground, probe, pushes, recipe, schedules, shapes, weaken
 
 WEB_DIRECTORY = "./web"
 
 NODES: list[type[io.ComfyNode]] = [
     *guidance.NODES,
+    *pushes.NODES,
     *recipe.NODES,
     *probe.NODES,
     *compare.NODES,

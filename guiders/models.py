@@ -148,15 +148,16 @@ def require_difference(
         )
 
 
-def changes_nothing(node: str, how: str) -> GuidanceError:
+def changes_nothing(node: str, how: str, name: str = "weak_model") -> GuidanceError:
     """The error for a weak model that has turned out to be the main one.
 
     Args:
         how: what has shown it.
+        name: of the node's input for it.
     """
     return bad_input(
         node,
-        "weak_model",
+        name,
         f"a model that changes nothing: {how}",
         "a bad version that differs from 'model'; check that its LoRA fits it, that its "
         "strength is not 0, and that it is not the same checkpoint loaded twice",

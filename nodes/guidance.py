@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
-from ..guiders.errors import bad_input
 from ..guiders.push.call import Conditioning
 from ..guiders.push.push import Push, is_off
 from ..guiders.push.schedules import Schedule
@@ -18,6 +16,7 @@ from ..guiders.run.attach import make_guider, with_guidance
 from ..guiders.run.settings import settle
 from .probe import ProbeType
 from .progress import progress_text
+from .pushes import MOST_STEPS, Chain, check_steps, more_pushes_input, strength_of
 from .schedules import ScheduleType
 from .shapes import ShapeType
 from .widgets import advanced
@@ -34,8 +33,6 @@ _TITLE = "{} (Autoguidance)"
 
 # What weak_scale is at first; good for most models.
 WEAK_SCALE = 2.0
-
-_MOST_STEPS = 16
 
 # What auto.weak_version does, in words.
 _AUTO = (
@@ -64,7 +61,7 @@ def _weak_every_input() -> io.Int.Input:
         "weak_every",
         default=1,
         min=1,
-        max=_MOST_STEPS,
+        max=MOST_STEPS,
         # So that prompts without it still run.
         optional=True,
         tooltip="Runs the weak model every N steps and reuses its push in between. 1 is every "
@@ -133,24 +130,6 @@ def _inputs_of_push(push: str, of: str, schedule: str, shape: str) -> list[io.In
     ]
 
 
-def _strength(node: str, name: str, scale: float) -> float:
-    """What guidance calculates with, 0 being off, in place of the artist's scale.
-
-    Raises:
-        GuidanceError: unless the scale is a finite number.
-    """
-    if not math.isfinite(scale):
-        raise bad_input(node, name, str(scale), "a finite number; 1 is off")
-    return scale - 1.0
-
-
-def _check_steps(node: str, name: str, steps: float) -> None:
-    """Raise ``GuidanceError`` unless ``steps`` is a whole number in its range."""
-    if not 1 <= steps <= _MOST_STEPS or steps != int(steps):
-        expected = f"a whole number from 1, which is every step, to {_MOST_STEPS}"
-        raise bad_input(node, name, str(steps), expected)
-
-
 class BadVersionGuider(io.ComfyNode):
     """``MODEL, CONDITIONING → GUIDER``, for SamplerCustomAdvanced."""
 
@@ -196,6 +175,7 @@ class BadVersionGuider(io.ComfyNode):
                 _weak_positive_input(),
                 *_push_inputs("the negative prompt"),
                 _probe_input(),
+                more_pushes_input(),
             ],
             hidden=[io.Hidden.unique_id],
             outputs=[
@@ -221,11 +201,12 @@ class BadVersionGuider(io.ComfyNode):
         negative_schedule: tuple[Schedule, ...] = (),
         negative_shape: tuple[Shape, ...] = (),
         probe: Probe | None = None,
+        more_pushes: Chain = (),
     ) -> io.NodeOutput:
         """Build the guider; raise ``GuidanceError`` for inputs that cannot be used."""
-        cfg_strength = _strength(GUIDER_NAME, "cfg", cfg)
-        weak_strength = _strength(GUIDER_NAME, "weak_scale", weak_scale)
-        _check_steps(GUIDER_NAME, "weak_every", weak_every)
+        cfg_strength = strength_of(GUIDER_NAME, "cfg", cfg)
+        weak_strength = strength_of(GUIDER_NAME, "weak_scale", weak_scale)
+        check_steps(GUIDER_NAME, "weak_every", weak_every)
         has_negative = negative is not None
         guidance = settle(
             GUIDER_NAME,
@@ -236,6 +217,7 @@ class BadVersionGuider(io.ComfyNode):
             weak_model=weak_model,
             weak_prompt=weak_positive,
             every=weak_every,
+            more=more_pushes,
             probe=probe,
             is_final=True,
         )
@@ -268,6 +250,7 @@ class BadVersionPatch(io.ComfyNode):
                 _weak_positive_input(),
                 *_push_inputs("the sampler's own negative prompt"),
                 _probe_input(),
+                more_pushes_input(),
             ],
             hidden=[io.Hidden.unique_id],
             outputs=[
@@ -291,14 +274,15 @@ class BadVersionPatch(io.ComfyNode):
         negative_schedule: tuple[Schedule, ...] = (),
         negative_shape: tuple[Shape, ...] = (),
         probe: Probe | None = None,
+        more_pushes: Chain = (),
     ) -> io.NodeOutput:
         """Build the guided model; raise ``GuidanceError`` for inputs that cannot be used.
 
         A LoRA loader may still follow this node, so whether the weak model differs from the model
         is only checked when sampling starts.
         """
-        weak_strength = _strength(PATCH_NAME, "weak_scale", weak_scale)
-        _check_steps(PATCH_NAME, "weak_every", weak_every)
+        weak_strength = strength_of(PATCH_NAME, "weak_scale", weak_scale)
+        check_steps(PATCH_NAME, "weak_every", weak_every)
         guidance = settle(
             PATCH_NAME,
             model,
@@ -308,6 +292,7 @@ class BadVersionPatch(io.ComfyNode):
             weak_model=weak_model,
             weak_prompt=weak_positive,
             every=weak_every,
+            more=more_pushes,
             probe=probe,
         )
         if guidance.pushes:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
+from ..guiders.push.call import NEGATIVE, WEAK
 from ..guiders.record.probe import PushReadings, Record
 from .drawing.axes import Axes, axis, legend, ticks
 from .drawing.canvas import Box, Canvas
@@ -24,7 +25,8 @@ _MARGIN = 24
 _LEFT, _RIGHT, _ABOVE, _BELOW = 112, 56, 2.7 * _TITLE, 3.9 * _TYPE
 _LABELS = 6
 
-_OF_PUSH = {"weak": SERIES[0], "negative": SERIES[1]}
+_OF_PUSH = {WEAK: SERIES[0], NEGATIVE: SERIES[1]}
+_OF_FURTHER = (SERIES[2], SERIES[4], SERIES[5])
 _OF_BOTH, _OF_MEAN, _OF_STD = SERIES[3], SERIES[4], SERIES[5]
 
 _WORDS = {
@@ -37,8 +39,10 @@ _WORDS = {
         "posterior": "probability of the negative prompt",
         "weak": "weak model",
         "negative": "negative prompt",
+        "another": "another push",
+        "history": "history",
         "before": "{}, before scale and shape",
-        "whole": "both together",
+        "whole": "all together",
         "with C": "{} and prediction",
         "both": "weak and negative",
         "mean": "mean",
@@ -58,8 +62,10 @@ _WORDS = {
         "posterior": "负面提示词的概率",
         "weak": "弱模型",
         "negative": "负面提示词",
+        "another": "另一推力",
+        "history": "历史",
         "before": "{}，应用引导强度和形状之前",
-        "whole": "两者合计",
+        "whole": "全部合计",
         "with C": "{}与预测",
         "both": "弱模型与负面",
         "mean": "均值",
@@ -93,13 +99,27 @@ class _Curve(NamedTuple):
 _Curves = Callable[[Record, dict[str, str], bool], Iterator[_Curve]]
 
 
+def _of_push(name: str, record: Record, words: dict[str, str]) -> tuple[str, str]:
+    """A push in words, and its colour."""
+    further = [other for other in record.pushes if other not in _OF_PUSH]
+    colours = dict(zip(further, itertools.cycle(_OF_FURTHER), strict=False)) | _OF_PUSH
+    return _in_words(name, words), colours[name]
+
+
+def _in_words(name: str, words: dict[str, str]) -> str:
+    """A prediction or a push in words: "another_2" is the second one of its kind."""
+    kind, _, number = name.partition("_")
+    return f"{words[kind]} {number}".rstrip()
+
+
 def _of_pushes(value: Callable[[Record, PushReadings], np.ndarray], label: str = "{}") -> _Curves:
     def curves(record: Record, words: dict[str, str], alone: bool) -> Iterator[_Curve]:
         for name, push in record.pushes.items():
             # Of several runs, colours tell the runs apart, and dashes the pushes.
-            dashed = not alone and name == "negative"
-            words_of_it = words.get(label, label).format(words[name])
-            yield _Curve(words_of_it, value(record, push), _OF_PUSH[name], dashed)
+            dashed = not alone and name != WEAK
+            in_words, colour = _of_push(name, record, words)
+            words_of_it = words.get(label, label).format(in_words)
+            yield _Curve(words_of_it, value(record, push), colour, dashed)
 
     return curves
 
@@ -109,15 +129,16 @@ def _lengths(record: Record, words: dict[str, str], alone: bool) -> Iterator[_Cu
     if not alone:
         return
     for name, push in record.pushes.items():
-        label = words["before"].format(words[name])
-        yield _Curve(label, 100 * push.difference / record.norm, _OF_PUSH[name], dashed=True)
-    if len(record.pushes) == 2:
+        in_words, colour = _of_push(name, record, words)
+        label = words["before"].format(in_words)
+        yield _Curve(label, 100 * push.difference / record.norm, colour, dashed=True)
+    if len(record.pushes) > 1:
         yield _Curve(words["whole"], 100 * record.push / record.norm, _OF_BOTH)
 
 
 def _cosines(record: Record, words: dict[str, str], alone: bool) -> Iterator[_Curve]:
     yield from _of_pushes(lambda record, push: push.cosine, "with C")(record, words, alone)
-    if alone and len(record.pushes) == 2:
+    if alone and record.pushes.keys() >= _OF_PUSH.keys():
         yield _Curve(words["both"], record.cosine, _OF_BOTH)
 
 
@@ -132,7 +153,8 @@ def _shifts(record: Record, words: dict[str, str], alone: bool) -> Iterator[_Cur
 def _posteriors(record: Record, words: dict[str, str], alone: bool) -> Iterator[_Curve]:
     for name, push in record.pushes.items():
         if not np.isnan(push.posterior).all():
-            yield _Curve(words[name], push.posterior, _OF_PUSH[name], not alone and name == "weak")
+            in_words, colour = _of_push(name, record, words)
+            yield _Curve(in_words, push.posterior, colour, not alone and name == WEAK)
 
 
 @dataclass(frozen=True)
@@ -167,7 +189,7 @@ class Strip(NamedTuple):
     """One row of thumbnails.
 
     Attributes:
-        kind: "C", "weak", "negative" or "guided".
+        kind: "C", "guided" or the name of a push.
         name: of the run, where there are several.
         sigmas: ``[n]``, of the thumbnails.
         images: ``n`` of ``[height, width, 3]``, 0 to 1; NaN where there is none.
@@ -332,7 +354,8 @@ def _sigma_ticks(sigmas: np.ndarray) -> list[tuple[float, str]]:
 
 
 def _strip_label(strip: Strip, words: dict[str, str]) -> str:
-    return f"{strip.name}: {words[strip.kind]}" if strip.name else words[strip.kind]
+    what = _in_words(strip.kind, words)
+    return f"{strip.name}: {what}" if strip.name else what
 
 
 _LABEL_WIDTH, _GAP = 210, 6

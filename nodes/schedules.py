@@ -424,6 +424,52 @@ class BadVersionDynamicNegative(io.ComfyNode):
         return io.NodeOutput((*schedule, dynamic))
 
 
+class BadVersionStopWhenSettled(io.ComfyNode):
+    """``→ BadVersionSchedule``: off for good, with its pass, when there is nothing left to push."""
+
+    NAME = "Stop When Settled"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BadVersionStopWhenSettled",
+            display_name=cls.NAME,
+            category=CATEGORY,
+            description="Drops a push for the rest of sampling, and its model pass, once the bad "
+            "version predicts nearly the same as the model. Each image stops by itself. The log "
+            "says how many passes it saved.",
+            inputs=[
+                number(
+                    "cosine",
+                    0.999,
+                    0.9,
+                    1.0,
+                    0.001,
+                    "How alike the two predictions must be: the cosine between them. 0.999 changes "
+                    "hardly anything in the image; 0.99 stops earlier and saves more; 1 never "
+                    "stops.",
+                ),
+                number(
+                    "start",
+                    0.3,
+                    0.0,
+                    1.0,
+                    0.01,
+                    "Share of sampling before which the push goes on in any case, since at the "
+                    "very start all predictions are blurred and may look alike.",
+                ),
+                _chain_input(),
+            ],
+            outputs=[_output()],
+        )
+
+    @classmethod
+    def execute(cls, cosine: float, start: float, schedule: Chain = ()) -> io.NodeOutput:
+        """Return the longer chain; raise ``GuidanceError`` for inputs that cannot be used."""
+        check(cls, cosine=cosine, start=start)
+        return io.NodeOutput((*schedule, schedules.StopWhenSettled(cosine, start)))
+
+
 class BadVersionDistanceCalibrated(io.ComfyNode):
     """``→ BadVersionSchedule``: a scale set from two distances."""
 
@@ -555,5 +601,6 @@ NODES: list[type[io.ComfyNode]] = [
     BadVersionGuidanceCurve,
     BadVersionDynamicNegative,
     BadVersionDistanceCalibrated,
+    BadVersionStopWhenSettled,
     BadVersionGuidanceSchedulePreview,
 ]

@@ -10,14 +10,23 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from . import formulas
 from .noise import Noise
 from .parts import split
 
 if TYPE_CHECKING:
     from .formulas import Strength
 
+# What calls name the pushes; further ones of a kind have a number as well.
+WEAK, NEGATIVE, ANOTHER, HISTORY = "weak", "negative", "another", "history"
+
 # A conditioning as nodes pass it on: pairs of a text embedding and a dictionary.
 Conditioning = list[list[Any]]
+
+
+def numbered(kind: str, number: int) -> str:
+    """The name of a push of a kind: of the first one, ``number`` 0, the kind's own."""
+    return kind if number == 0 else f"{kind}_{number + 1}"
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,7 @@ class Pushed:
         R: the bad version's prediction.
         delta: the difference ``C − R``, shaped.
         added: what was added to the prediction.
+        D: what it was measured from in the place of ``C``, if it was not ``C``.
         posterior: of a schedule that has one, ``[batch]``.
     """
 
@@ -37,7 +47,12 @@ class Pushed:
     R: Tensor | None = None
     delta: Tensor | None = None
     added: Tensor | None = None
+    D: Tensor | None = None
     posterior: Tensor | None = None
+
+    def added_to(self, guided: Tensor) -> Tensor:
+        """A prediction with this push, which is on, added."""
+        return formulas.add_push(guided, self.delta, self.strength)
 
 
 class Call:
@@ -191,5 +206,5 @@ class Step:
 # One shape during a run: from a difference and the strength to another difference.
 RunningShape = Callable[[Tensor, Step, "Strength"], Tensor]
 
-# One schedule during a run: the factor of the strength.
-RunningSchedule = Callable[[Step], Tensor]
+# One schedule during a run: the factor of the strength, of each sample or of all.
+RunningSchedule = Callable[[Step], "Strength"]

@@ -14,6 +14,7 @@ nothing lies along it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -299,6 +300,53 @@ def posterior_of_negative(
     return (posterior.log() - temperature * evidence + drift).exp()
 
 
+def mean_velocity(v: Tensor, before: Tensor | None, beta: float) -> Tensor:
+    """The running mean of a path's velocities: ``m ← (1 − β) · v + β · m``; ``v`` at the first one.
+
+    Args:
+        v: ``(x − D)/σ`` at this step, for the sampler's result ``D``.
+        before: what this function returned at the step before, None at the first one.
+        beta: ``β``, 0 to 1, how much of the past stays.
+    """
+    return v if before is None else torch.lerp(v, before, beta)
+
+
+def mean_prediction(D: Tensor, before: Tensor | None, beta: float) -> Tensor:
+    """The running mean of a path's predictions: ``g ← α · D + (1 − α) · g``, from ``g = 0`` on.
+
+    History-guided sampling (HiGS, Sadat et al. 2025, arXiv 2509.22300), with ``β = 1 − α``.
+
+    Args:
+        D: the sampler's result at this step.
+        before: what this function returned at the step before, None at the first one.
+        beta: ``β``, 0 to 1, how much of the past stays.
+    """
+    return D * (1.0 - beta) if before is None else torch.lerp(D, before, beta)
+
+
+def high_passed(delta: Tensor, cutoff: float) -> Tensor:
+    """Leave the coarse waves out of a push: ``iDCT(sigmoid(50 · (r − cutoff)) · DCT(delta))``.
+
+    ``r = √((i/H)² + (j/W)²)`` for the wave ``(i, j)`` of the discrete cosine transform over height
+    and width; over the length alone where latents have no height (HiGS, arXiv 2509.22300).
+
+    Args:
+        cutoff: where half of a wave stays; 1 is that of the finest waves.
+    """
+    wide = delta.to(_wide(delta.dtype))
+    sides = range(2 if delta.ndim == 3 else delta.ndim - 2, delta.ndim)
+    turned = {side: _cosines(delta.shape[side], wide.dtype, delta.device) for side in sides}
+    waves, squares = wide, wide.new_zeros(())
+    for side, cosines in turned.items():
+        waves = (waves.movedim(side, -1) @ cosines.T).movedim(-1, side)
+        along = torch.arange(len(cosines), dtype=wide.dtype, device=delta.device) / len(cosines)
+        squares = squares[..., None] + along**2
+    waves = waves * torch.sigmoid(50 * (squares.sqrt() - cutoff))
+    for side, cosines in turned.items():
+        waves = (waves.movedim(side, -1) @ cosines).movedim(-1, side)
+    return waves.to(delta.dtype)
+
+
 def distance_to_mean(sigma: Tensor, deviation: float, dimensions: int, flow: bool) -> Tensor:
     """How far a sample may be expected from its posterior mean: ``√n · σ σ_d/√(σ² + σ_d²)``.
 
@@ -353,6 +401,12 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
     return (a.to(wide) * b.to(wide)).flatten(1).sum(1)
 
 
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Cosine of the angle between ``a`` and ``b`` of each sample, ``[batch]``; 1 without length."""
+    lengths = norm(a) * norm(b)
+    return torch.where(lengths > 0, dot(a, b) / lengths, torch.ones_like(lengths))
+
+
 def _share_along(a: Tensor, v: Tensor) -> Tensor:
     """``⟨a, v⟩/⟨v, v⟩``, ``[batch]``; 0 where ``v`` has no length."""
     # Unit vectors, or the squares of very small numbers would be zero.
@@ -387,6 +441,15 @@ def _blurred(images: Tensor) -> Tensor:
     mode = "reflect" if min(images.shape[-2:]) > 2 else "replicate"
     padded = F.pad(images, (2, 2, 2, 2), mode=mode)
     return F.conv2d(F.conv2d(padded, kernel.view(1, 1, 5, 1)), kernel.view(1, 1, 1, 5))
+
+
+@lru_cache(maxsize=8)
+def _cosines(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The orthonormal discrete cosine transform (DCT-II) as a matrix ``[wave, place]``."""
+    n = torch.arange(size, dtype=torch.float64)
+    waves = torch.cos(torch.pi / size * (n + 0.5) * n[:, None]) * (2.0 / size) ** 0.5
+    waves[0] *= 0.5**0.5
+    return waves.to(device, dtype)
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

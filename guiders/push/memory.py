@@ -44,7 +44,7 @@ class Trajectory(_OfOneSize, Generic[State]):
     Samplers of higher order call the model in between two sigmas of the run (DPM-Solver-2,
     DPM++ SDE), or ahead at the next one, to come there again from a better direction (Heun). A step
     is what starts at the last accepted call above the present one. Where sigma rises again
-    (restarts), what is below is forgotten: a rise above all that was visited starts afresh, and one
+    (restarts), what is below is forgotten: a rise to where the run began starts afresh, and one
     above all that is still remembered starts at the highest that is. Noise that is added before a
     step ("churn", which no node of ComfyUI's own sets) may make a call in between look like a step.
     Latents of another size have no step in common with those before.
@@ -59,6 +59,7 @@ class Trajectory(_OfOneSize, Generic[State]):
         self._visited: list[tuple[float, State]] = []
         self._is_between = False
         self._has_forgotten = False
+        self._top = 0.0  # The highest that was visited.
 
     def before(self, sigma: float, latent: Tensor) -> State | None:
         """The state from which the step to ``sigma`` starts; None at the first call of a run.
@@ -76,7 +77,8 @@ class Trajectory(_OfOneSize, Generic[State]):
             highest = self._visited.pop()
         if self._visited:
             return self._visited[-1][1]
-        return highest[1] if highest is not None and self._has_forgotten else None
+        is_below_top = sigma < self._top * (1 - TOLERANCE)
+        return highest[1] if self._has_forgotten and is_below_top and highest else None
 
     def visit(self, sigma: float, state: State) -> None:
         """Remember the state at ``sigma``, after :meth:`before` was asked for it."""
@@ -85,6 +87,7 @@ class Trajectory(_OfOneSize, Generic[State]):
             following = next((s for s in self._sigmas if s < last * (1 - TOLERANCE)), 0.0)
             self._is_between = sigma > following * (1 + TOLERANCE)
         self._visited.append((sigma, state))
+        self._top = max(self._top, sigma)
         if len(self._visited) > _KEPT:
             del self._visited[0]
             self._has_forgotten = True
@@ -93,6 +96,7 @@ class Trajectory(_OfOneSize, Generic[State]):
         """Start afresh from here."""
         self._visited.clear()
         self._is_between = self._has_forgotten = False
+        self._top = 0.0
 
 
 class _Found(NamedTuple):

@@ -7,12 +7,11 @@ predicts for the bad version.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from . import formulas
 from .call import Call, Pushed, Step
 from .noise import Noise
 from .parts import join, join_by_sample
@@ -86,22 +85,35 @@ class RunningPush:
         self._noise = noise
         self._others = others
         self._parts = [_RunningPart(push, noise) for _ in range(len(noise.parts) or 1)]
-        # What is known before a call is the same for all parts.
-        self._schedules = self._parts[0].schedules
         self._seen = self._was_on = False
+        self._calls = self._saved = 0
         self._asked_for_other = self._had_other = False
 
     @property
     def is_scheduled(self) -> bool:
         """Whether it may be known before a call that the push is off there."""
-        return self._schedules.has_fixed
+        return any(part.schedules.may_be_off for part in self._parts)
 
     def is_on(self, call: Call) -> bool:
-        """Whether the fixed schedules leave anything of the push at this call."""
+        """Whether what is known before a call leaves anything of the push there."""
         self._seen = True
-        on = not self.is_scheduled or self._schedules.fixed_factor(call.level) != 0
+        on = not self.is_scheduled or self._is_left(call, RunningSchedules.is_off)
         self._was_on = self._was_on or on
         return on
+
+    def end(self, call: Call) -> None:
+        """Count a call, for :attr:`saved`, when all has been added to it."""
+        if self._parts[0].schedules.is_watching:
+            self._calls += 1
+            self._saved += not self._is_left(call, RunningSchedules.is_over)
+
+    def _is_left(self, call: Call, is_gone: Callable[[RunningSchedules, float], bool]) -> bool:
+        return not all(is_gone(part.schedules, call.level) for part in self._parts)
+
+    @property
+    def saved(self) -> tuple[int, int] | None:
+        """At how many of how many calls it was over for good; None where nothing decides that."""
+        return (self._saved, self._calls) if self._calls else None
 
     @property
     def was_never_on(self) -> bool:
@@ -138,7 +150,7 @@ class RunningPush:
     def add_to(self, guided: Tensor, call: Call) -> tuple[Tensor, Pushed]:
         """Add the push at one call to a prediction."""
         pushed = self.at(call)
-        return formulas.add_push(guided, pushed.delta, pushed.strength), pushed
+        return pushed.added_to(guided), pushed
 
     def _joined(self, of_parts: list[tuple[Pushed, Step]], step: Step) -> Pushed:
         pushed = [each for each, _ in of_parts]

@@ -2,7 +2,8 @@
 
 A schedule is a factor: a push is as strong as ``strength · Π factors``. :class:`Fixed` ones are
 known for each sigma before sampling starts, so that a push costs nothing where one of them is 0.
-:class:`Live` ones depend on the predictions, and may remember earlier ones.
+:class:`Live` ones depend on the predictions, and may remember earlier ones; one that has switched
+its push off for good is asked before a call.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Size, Tensor
 
 from . import formulas
 from .call import RunningSchedule, Step
 from .memory import Trajectory
-from .noise import Noise
+from .noise import TOLERANCE, Noise
 
 
 class Fixed(ABC):
@@ -77,6 +78,30 @@ class Interval(Fixed):
         if not self.by_sigma:
             high, low = (float(noise.percent_to_sigma(percent)) for percent in (high, low))
         return 1.0 if low * _ROUNDING < sigma <= high * _ROUNDING else 0.0
+
+
+@dataclass(frozen=True)
+class NoiseWindow(Fixed):
+    """On from a high share of noise to a low one: the window that history guidance comes with.
+
+    The share is a flow model's sigma, and else what is left of sampling: 1 is noise, 0 the image.
+
+    Attributes:
+        high: where it begins, 0 to 1.
+        low: where it ends, below ``high``.
+        fades: whether it goes down to 0, as ``√((t − low)/(high − low))``; 1 throughout if not.
+    """
+
+    high: float
+    low: float
+    fades: bool
+
+    def factor(self, sigma: float, noise: Noise) -> float:
+        """Between 0 and 1."""
+        t = sigma if noise.is_flow else 1.0 - noise.percent_of(sigma)
+        if not self.low <= t <= self.high * _ROUNDING:
+            return 0.0
+        return math.sqrt((t - self.low) / (self.high - self.low)) if self.fades else 1.0
 
 
 # Each takes the share of the way that is done, 0 to 1, and gives the share of the rise.
@@ -280,6 +305,63 @@ class DistanceCalibrated(Live):
         return factor
 
 
+@dataclass(frozen=True)
+class StopWhenSettled(Live):
+    """Off for good, for each sample, once its bad version predicts what ``C`` does but for length.
+
+    What the two have in common leaves less and less to push away from (adaptive guidance, Castillo
+    et al. 2023, arXiv 2312.12487).
+
+    Attributes:
+        cosine: between ``C`` and ``R``, from which on the push has come to rest.
+        start_percent: share of sampling, 0 to 1, before which it goes on all the same.
+    """
+
+    cosine: float
+    start_percent: float
+
+    def range(self) -> tuple[float, float]:
+        """On or off."""
+        return 0.0, 1.0
+
+    def start(self, noise: Noise) -> RunningSchedule:
+        """Begin with no sample at rest."""
+        return _Settling(self, noise)
+
+
+class _Settling:
+    """Which samples have come to rest in a run, and at which sigma.
+
+    Where a sampler comes back to more noise, or goes on in another size, nothing is at rest.
+    """
+
+    def __init__(self, settings: StopWhenSettled, noise: Noise) -> None:
+        self._settings = settings
+        self._noise = noise
+        self._size: Size | None = None
+        self._rested_at: Tensor | None = None  # [batch]; 0 where it has not.
+        self._over_below = 0.0
+
+    def __call__(self, step: Step) -> Tensor | float:
+        sigma = step.sigma
+        if self._rested_at is None or step.x.shape != self._size:
+            self._rested_at, self._size = torch.zeros_like(sigma), step.x.shape
+        rested = torch.where(sigma > self._rested_at * (1 + TOLERANCE), 0.0, self._rested_at)
+        was_at_rest = self._rested_at > sigma * (1 + TOLERANCE)
+        # The step at which it shows still has its push, since both predictions are there.
+        if self._noise.percent_of(step.level) >= self._settings.start_percent:
+            is_at_rest = formulas.cosine(step.C, step.R) >= self._settings.cosine
+            rested = torch.where((rested == 0) & is_at_rest, sigma, rested)
+        self._rested_at = torch.where(was_at_rest, self._rested_at, rested)
+        latest, is_any = torch.stack([self._rested_at.min(), was_at_rest.any()]).tolist()
+        self._over_below = latest
+        return (~was_at_rest).to(sigma.dtype) if is_any else 1.0
+
+    def is_over(self, sigma: float) -> bool:
+        """Whether no sample has a push at this sigma."""
+        return sigma * (1 + TOLERANCE) < self._over_below
+
+
 class RunningSchedules:
     """The strength of one push during one run.
 
@@ -296,13 +378,27 @@ class RunningSchedules:
         self._fixed = [each for each in schedules if isinstance(each, Fixed)]
         self._live = [each for each in schedules if isinstance(each, Live)]
         self._running = [each.start(noise) for each in self._live]
+        self._watching = [each for each in self._running if isinstance(each, _Settling)]
         self._factors: dict[float, float] = {}
         self.posterior: Tensor | None = None
 
     @property
-    def has_fixed(self) -> bool:
-        """Whether something is known of it before sampling."""
-        return bool(self._fixed)
+    def may_be_off(self) -> bool:
+        """Whether it may be known before a call that there is no push."""
+        return bool(self._fixed or self._watching)
+
+    @property
+    def is_watching(self) -> bool:
+        """Whether there is a schedule that may switch the push off for good."""
+        return bool(self._watching)
+
+    def is_off(self, sigma: float) -> bool:
+        """Whether it is known, before any prediction is made, that there is no push."""
+        return self.fixed_factor(sigma) == 0 or self.is_over(sigma)
+
+    def is_over(self, sigma: float) -> bool:
+        """Whether a schedule has switched the push off for good."""
+        return any(each.is_over(sigma) for each in self._watching)
 
     def fixed_factor(self, sigma: float) -> float:
         """What is known before any prediction is made; 0 switches the push off."""

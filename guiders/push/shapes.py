@@ -219,6 +219,21 @@ class Frequency(Shape):
         return shape
 
 
+@dataclass(frozen=True)
+class HighPass(Shape):
+    """Leave the coarse waves of the difference out; a part of HiGS (arXiv 2509.22300).
+
+    Attributes:
+        cutoff: where half of a wave stays, as a share of the finest.
+    """
+
+    cutoff: float
+
+    def start(self, noise: Noise) -> RunningShape:
+        """Begin a run; nothing is remembered."""
+        return lambda delta, step, strength: formulas.high_passed(delta, self.cutoff)
+
+
 @dataclass(frozen=True, eq=False)
 class Region(Shape):
     """Push in a part of the image only.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,10 +24,10 @@ class LiveText:
 
     Args:
         show: is given each new text.
-        weak: the weak model in words; "" without one.
+        weak: the weak models in words.
     """
 
-    def __init__(self, show: Callable[[str], None], weak: str = "") -> None:
+    def __init__(self, show: Callable[[str], None], weak: Sequence[str] = ()) -> None:
         self._show = show
         self._weak = weak
         self._next = 0.0
@@ -61,7 +61,7 @@ class LiveText:
         parts = [f"sigma {float(sigma.max()):.3g}"]
         parts += [f"{name} {_range(1.0 + strength)}" for name, strength in strengths.items()]
         parts.append(f"push {_range(push)} %")
-        parts += [f"away from {self._weak}"] if self._weak else []
+        parts += [f"away from {' and '.join(self._weak)}"] if self._weak else []
         self._show(" · ".join(parts))
 
 

@@ -16,15 +16,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..push.call import Pushed
+from ..push.call import NEGATIVE, WEAK, Pushed
 from ..push.parts import by_sample
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..push.formulas import Strength
-
-PUSHES = ("weak", "negative")
 
 # Enough for any sheet of settings. Of each run some hundred kilobytes are kept, a megabyte at most
 # where latents have 16 channels.
@@ -69,8 +67,8 @@ class Thumbnails:
     Attributes:
         calls: numbers of those calls, rising.
         latents: ``[channels, height, width]`` of each call, as the model has them but in 16 bits,
-            of "C", "weak", "negative" and "guided". NaN where a push was off; one that always was
-            is left out. A sampler may change their size on the way.
+            of "C", "guided" and each push's ``R`` by its name. NaN where a push was off; one that
+            always was is left out. A sampler may change their size on the way.
         latent_format: ComfyUI's, of the model.
     """
 
@@ -90,8 +88,8 @@ class Record:
         sigma: noise level.
         norm: ``‖C‖``.
         push: norm of the whole push, ``‖guided − C‖``.
-        pushes: of "weak" and "negative", those that were there at any call.
-        cosine: between the differences ``C − R`` of the two pushes; NaN where one was off.
+        pushes: those that were there at any call by name: "weak", "negative", further ones.
+        cosine: between the differences ``C − R`` of "weak" and "negative"; NaN where one was off.
         mean_shift: mean of each channel of the guided prediction, less that of ``C``,
             ``[calls, batch, channels]``.
         std_shift: the same for the standard deviation.
@@ -152,9 +150,14 @@ class Probe:
         self.key = key
         self.name = name
 
-    def recorder(self, latent_format: Any) -> Recorder:
-        """Begin to record a run."""
-        return Recorder(self, latent_format)
+    def recorder(self, latent_format: Any, further: Sequence[str] = ()) -> Recorder:
+        """Begin to record a run.
+
+        Args:
+            latent_format: ComfyUI's, of the model.
+            further: names of pushes that there may be beside "weak" and "negative".
+        """
+        return Recorder(self, latent_format, further)
 
     def keep(self, record: Record) -> None:
         """Remember a run, and forget the oldest one where there are many."""
@@ -186,10 +189,12 @@ class Recorder:
     Args:
         probe: that the record is for.
         latent_format: ComfyUI's, of the model.
+        further: names of pushes that there may be beside "weak" and "negative".
     """
 
-    def __init__(self, probe: Probe, latent_format: Any) -> None:
+    def __init__(self, probe: Probe, latent_format: Any, further: Sequence[str] = ()) -> None:
         self._probe = probe
+        self._names = [WEAK, NEGATIVE, *further]
         self._latent_format = latent_format
         self._sigmas: list[Tensor] = []
         self._products: list[Tensor] = []
@@ -208,7 +213,7 @@ class Recorder:
             guided: what the sampler gets.
             pushes: those that are there, by name.
         """
-        at = [pushes.get(name, Pushed()) for name in PUSHES]
+        at = [pushes.get(name, Pushed()) for name in self._names]
         self._sigmas.append(sigma)
         self._strengths.append([by_sample(each.strength) for each in at])
         self._posteriors.append([by_sample(each.posterior) for each in at])
@@ -216,7 +221,8 @@ class Recorder:
         nothing = torch.zeros_like(C)
         vectors = [C, guided - C]
         for each in at:
-            vectors.append(nothing if each.R is None else C - each.R)
+            measured_from = C if each.D is None else each.D
+            vectors.append(nothing if each.R is None else measured_from - each.R)
             vectors.append(nothing if each.added is None else each.added)
         flat = torch.stack([each.flatten(1) for each in vectors], dim=1).float()
         self._products.append(flat @ flat.mT)
@@ -242,7 +248,7 @@ class Recorder:
         with np.errstate(invalid="ignore", divide="ignore"):
             cosines = products.transpose(2, 3, 0, 1) / (norms[:, None] * norms[None])
         pushes = {}
-        for number, name in enumerate(PUSHES):
+        for number, name in enumerate(self._names):
             difference, pushed = 2 + 2 * number, 3 + 2 * number
             there = np.array([has[number] for has in self._has_difference])
             if there.any():
@@ -291,7 +297,7 @@ class Recorder:
         calls = sorted({round(last * i / (_THUMBNAILS - 1)) for i in range(_THUMBNAILS)})
         # Not stacked: those of a sampler that enlarges the image have more than one size.
         chosen = [self._reduced[call].cpu().unbind() for call in calls]
-        named = dict(zip(("C", "guided", *PUSHES), zip(*chosen, strict=True), strict=True))
+        named = dict(zip(("C", "guided", *self._names), zip(*chosen, strict=True), strict=True))
         latents = {name: list(named[name]) for name in ("C", *pushes, "guided")}
         return Thumbnails(calls, latents, self._latent_format)
 

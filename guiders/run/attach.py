@@ -29,9 +29,9 @@ def with_guidance(model: ModelPatcher, guidance: Guidance) -> ModelPatcher:
     patched = model.clone()
     if guidance.is_off:
         return patched
-    weak = guidance.weak
-    if weak is not None and not weak.model.is_clone(model):
-        patched.set_additional_models(weak.key, [comfy.on_one_device(weak.model)])
+    for weak in guidance.weak:
+        if not weak.model.is_clone(model):
+            patched.set_additional_models(weak.key, [comfy.on_one_device(weak.model)])
 
     # A closure, not an object: ComfyUI clones models by deep copy, and passes functions unharmed.
     def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Tensor:

@@ -1,28 +1,28 @@
 """The guidance of one node during one sampling run.
 
-While the run lasts, one post-CFG function stands first on the run's own list and adds the push away
-from the weak model, one pre-CFG function gives the push away from the negative prompt its schedule
-and shape, and a batch function asks for what both need along with the run's own predictions.
+While the run lasts, one post-CFG function stands first on the run's own list and adds the pushes
+away from weak models, one pre-CFG function gives the push away from the negative prompt its
+schedule and shape, and a batch function asks for what they need along with the run's own
+predictions. Pushes away from the image's own past are added last, to what the sampler gets.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .. import comfy
 from ..comfy import InnerConditioning, WrappersMP
 from ..errors import bad_input
-from ..models import changes_nothing, check_pair, name_of, noise_of, require_difference
-from ..push.call import Call, Conditioning, Pushed
-from ..push.memory import Carried
-from ..push.push import RunningPush
+from ..models import name_of, noise_of
+from ..push.call import HISTORY, NEGATIVE, Call, Conditioning, numbered
 from .batch import SharedBatch
 from .finite import Finite
 from .negative import NegativePush
-from .settings import WRAPPER_KEY, Guidance, WeakPush, unguided
+from .running_history import RunningHistoryPush
+from .running_weak import RunningWeak
+from .settings import WRAPPER_KEY, Guidance, unguided
 from .side_run import SideRun
 from .watch import Watch, announce, look_back
 
@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..comfy import CFGGuider
-
-_WEAK = "weak"
+    from ..push.push import RunningPush
 
 
 class GuidedRun:
@@ -59,15 +58,24 @@ class GuidedRun:
         self._call: Call | None = None
         # Whoever predicts beside the main run, by the name under which a call has the prediction.
         self._sides: dict[str, SideRun] = {}
-        self._weak: RunningPush | None = None
-        self._carried: Carried | None = None
-        weak = guidance.weak
-        if weak is not None:
-            self._sides[_WEAK] = self._weak_side(weak)
-            self._weak = RunningPush(_WEAK, weak.push, noise, ["negative"])
-            self._carried = Carried(weak.every, noise) if weak.every > 1 else None
+        names = [each.name for each in guidance.weak]
+        self._weak = [
+            RunningWeak(
+                each,
+                self._main,
+                guider,
+                noise,
+                [NEGATIVE, *(name for name in names if name != each.name)],
+            )
+            for each in guidance.weak
+        ]
+        self._sides |= {each.name: each.side for each in self._weak}
         sampler = type(guider).__name__
-        self._negative = NegativePush(self._node, guidance.negative, noise, sampler)
+        self._negative = NegativePush(self._node, guidance.negative, noise, sampler, names)
+        self._history = [
+            RunningHistoryPush(numbered(HISTORY, number), each, noise)
+            for number, each in enumerate(guidance.history)
+        ]
         # Two shapes with one and the same prompt share a side.
         self._side_of: dict[str, str] = {}
         self._add_prompts()
@@ -78,34 +86,14 @@ class GuidedRun:
         self._was_asked = False
         # Whether other nodes may write into the predictions that they are given.
         self._others_write = False
-        self._watch = Watch(guidance, self._main.get_model_object("latent_format"))
+        names = [*names, *(each.push.name for each in self._history)]
+        self._watch = Watch(guidance, names, self._main.get_model_object("latent_format"))
 
     @property
     def _pushes(self) -> list[RunningPush]:
-        return [each for each in (self._weak, self._negative.running) if each is not None]
-
-    def _weak_side(self, weak: WeakPush) -> SideRun:
-        model = weak.model_beside(self._main)
-        check_pair(self._node, self._main, model)
-        has_own_prompt = weak.prompt is not None
-        require_difference(self._node, self._main, model, has_own_prompt)
-        if not has_own_prompt and "positive" not in self._guider.original_conds:
-            raise bad_input(
-                self._node,
-                "weak_positive",
-                "nothing, and the sampler's guider has no conditioning of the name 'positive'",
-                "the conditioning that the weak model is to see",
-            )
-        return SideRun(
-            self._node,
-            "weak_positive",
-            "weak_model",
-            self._main,
-            model,
-            weak.prompt,
-            self._guider,
-            self._guider.original_conds.get("negative"),
-        )
+        """Those that shapes and schedules act on at ComfyUI's own call."""
+        negative = self._negative.running
+        return [*(each.push for each in self._weak), *([] if negative is None else [negative])]
 
     def _add_prompts(self) -> None:
         known: list[tuple[Conditioning, str]] = []
@@ -147,7 +135,7 @@ class GuidedRun:
             latent = run()
         finally:
             self._call = self._of_positive = None
-        look_back(self._guidance, self._noise, self._pushes, self._sides.get(_WEAK))
+        look_back(self._node, self._noise, self._weak, self._negative.running, self._history)
         self._watch.finish(latent)
         return latent
 
@@ -169,7 +157,7 @@ class GuidedRun:
         ):
             options[name] = [function, *options.get(name, [])]
         comfy.wrap(options, WrappersMP.PREDICT_NOISE, WRAPPER_KEY, self._predict_noise)
-        if self._weak is not None:
+        if self._weak:
             comfy.wrap(options, WrappersMP.CALC_COND_BATCH, WRAPPER_KEY, self._note_positive)
 
     def _share_batch(self, options: dict[str, Any]) -> None:
@@ -198,8 +186,8 @@ class GuidedRun:
 
     def _begin_call(self, x: Tensor, sigma: Tensor) -> Call:
         call = Call(x, sigma)
-        if self._weak is not None and self._weak.is_on(call):
-            call.offer(_WEAK, self._predict_weak)
+        for weak in self._weak:
+            weak.begin(call, self._predict_for)
         for name, side in self._side_of.items():
             predict = self._predict_for if name == side else Call.prediction
             call.offer(name, partial(predict, name=side))
@@ -217,23 +205,14 @@ class GuidedRun:
         call.limit(name, side.predicted_where(call.x, call.sigma))
         return self._finite.require(R, call, side)
 
-    def _predict_weak(self, call: Call) -> Tensor:
-        """The weak model's prediction, or the one that the difference carried over stands for."""
-        if self._is_due(call):
-            return self._predict_for(call, _WEAK)
-        return call.reuse(_WEAK, self._carried.at(call.sigma, call.level))
-
-    def _is_due(self, call: Call) -> bool:
-        """Whether the weak model itself is to predict at this call."""
-        return self._carried is None or self._carried.is_due(call.x, call.level)
-
     def _wanted(self, call: Call, has_negative: bool) -> set[str]:
         """Whose predictions are needed at a call."""
         negative = self._negative.running if has_negative else None
-        on = [each for each in (self._weak, negative) if each is not None and each.is_on(call)]
+        pushes = [*(each.push for each in self._weak), *([] if negative is None else [negative])]
+        on = [push for push in pushes if push.is_on(call)]
         prompts = [name for push in on for shape in push.push.shapes for name in shape.prompts]
-        names = {self._side_of[name] for name in prompts}
-        return names | {_WEAK} if self._weak in on and self._is_due(call) else names
+        weak = {each.name for each in self._weak if each.is_wanted(call)}
+        return weak | {self._side_of[name] for name in prompts}
 
     def _note_positive(
         self,
@@ -263,27 +242,33 @@ class GuidedRun:
         """
         self._call = call = self._begin_call(x, timestep)
         self._of_positive, self._was_asked = None, False
-        side = self._sides.get(_WEAK)
-        is_on = self._weak is not None and self._weak.is_on(call)
-        if is_on and side.calls == 0 and side.is_main_model():
-            raise changes_nothing(self._node, "all of its weights are those of 'model'")
+        on = [weak for weak in self._weak if weak.push.is_on(call)]
+        for weak in on:
+            weak.require_other_weights()
         try:
             guided = executor(x, timestep, *args, **kwargs)
-            if is_on and not self._was_asked:
+            if on and not self._was_asked:
                 guided = self._without_cfg(call, guided)
             if self._sides:
                 self._finite.see(guided)
+            D = guided
+            for history in self._history:
+                measured = self._watch.is_recording
+                guided = history.add_to(guided, call, D, measured=measured)
+            for push in self._pushes:
+                push.end(call)
             self._watch.see(call, guided)
             return guided
         finally:
             self._call = self._of_positive = None
 
     def _without_cfg(self, call: Call, guided: Tensor) -> Tensor:
-        """The weak push at a call at which the guider has not asked for ours in ComfyUI's way."""
+        """The weak pushes at a call at which the guider has not asked for ours in ComfyUI's way."""
         if guided is not self._of_positive:
+            names = self._weak[0].settings.names
             raise bad_input(
-                self._node,
-                "weak_model",
+                names.node,
+                names.model,
                 f"the guider {type(self._guider).__name__}, which leaves no place for a push away "
                 "from a weak model",
                 "a guider or sampler that goes by ComfyUI's CFG function, such as KSampler or "
@@ -310,15 +295,7 @@ class GuidedRun:
         if call.C is None:
             self._take_main(call, args["cond_denoised"], args["cond"])
         self._negative.look_at(call, args, measured=self._watch.is_recording)
-        guided = args["denoised"]
-        if self._weak is None:
-            return guided
-        if not self._weak.is_on(call):
-            if self._carried is not None:
-                self._carried.forget()
-            call.pushed[_WEAK] = Pushed()
-            return guided
-        return self._add_weak(call, guided)
+        return self._add_weak(call, args["denoised"])
 
     @staticmethod
     def _take_main(call: Call, C: Tensor, cond: InnerConditioning | None) -> None:
@@ -326,16 +303,7 @@ class GuidedRun:
         if cond is not None:
             call.limit("", comfy.predicted_where(cond, call.x, call.sigma))
 
-    def _add_weak(self, call: Call, before: Tensor) -> Tensor:
-        guided, pushed = self._weak.add_to(before, call)
-        if not call.is_reused(_WEAK):
-            delta = call.difference(_WEAK)
-            # Where nothing was predicted, that there is no difference says nothing.
-            if not call.is_limited(_WEAK):
-                self._sides[_WEAK].compare(call.C, delta)
-            if self._carried is not None:
-                self._carried.find(delta, call.sigma, call.level)
-        if self._watch.is_recording:
-            pushed = replace(pushed, added=guided - before)
-        call.pushed[_WEAK] = pushed
+    def _add_weak(self, call: Call, guided: Tensor) -> Tensor:
+        for weak in self._weak:
+            guided = weak.add_to(guided, call, measured=self._watch.is_recording)
         return guided

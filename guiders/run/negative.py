@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .. import comfy
 from ..errors import bad_input
 from ..push import formulas
-from ..push.call import Pushed
+from ..push.call import NEGATIVE, Pushed
 from ..push.push import RunningPush, is_off
 
 if TYPE_CHECKING:
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from ..push.call import Call
     from ..push.noise import Noise
     from ..push.push import Push
-
-NAME = "negative"
 
 
 def has_negative(conds: Sequence[Any]) -> bool:
@@ -38,16 +36,19 @@ class NegativePush:
         push: schedules and shapes; the strength is the sampler's.
         noise: of the run.
         sampler: name of the guider whose run it is, for messages.
+        others: names of the pushes that shapes compare with.
 
     Attributes:
         running: None where the push is plain, so that it is the sampler's alone.
     """
 
-    def __init__(self, node: str, push: Push, noise: Noise, sampler: str) -> None:
+    def __init__(
+        self, node: str, push: Push, noise: Noise, sampler: str, others: Sequence[str]
+    ) -> None:
         self._node = node
         self._push = push
         self._sampler = sampler
-        self.running = None if push.is_plain else RunningPush(NAME, push, noise, ["weak"])
+        self.running = None if push.is_plain else RunningPush(NEGATIVE, push, noise, others)
 
     @property
     def is_scheduled(self) -> bool:
@@ -69,19 +70,19 @@ class NegativePush:
         if len(out) != 2 or not has_negative(args["conds"]):
             return out
         C, N = out
-        call.pushed[NAME] = Pushed()
+        call.pushed[NEGATIVE] = Pushed()
         if not self.is_on(call):
             return [C, C]
         if N is C:  # The schedule of another patch has switched it off.
             return out
-        call.take(NAME, N)
-        call.limit(NAME, comfy.predicted_where(args["conds"][1], call.x, call.sigma))
+        call.take(NEGATIVE, N)
+        call.limit(NEGATIVE, comfy.predicted_where(args["conds"][1], call.x, call.sigma))
         strength = args["cond_scale"] - 1.0
-        call.pushed[NAME] = Pushed(strength, N)
+        call.pushed[NEGATIVE] = Pushed(strength, N)
         if self.running is None or is_off(strength):
             return out
-        call.pushed[NAME] = pushed = self.running.at(call, strength)
-        is_whole = pushed.delta is call.difference(NAME) and not call.is_limited(NAME)
+        call.pushed[NEGATIVE] = pushed = self.running.at(call, strength)
+        is_whole = pushed.delta is call.difference(NEGATIVE) and not call.is_limited(NEGATIVE)
         if is_whole and isinstance(pushed.strength, float) and pushed.strength == strength:
             return out  # The very bits, of which some would be lost on the way to C and back.
         # From C, by a strength of its own of every sample.
@@ -98,7 +99,7 @@ class NegativePush:
         Raises:
             GuidanceError: where there is no plain classifier-free guidance to rewrite.
         """
-        pushed = call.pushed.get(NAME)
+        pushed = call.pushed.get(NEGATIVE)
         if pushed is None and self.running is not None and args["uncond"] is not None:
             raise bad_input(
                 self._node,
@@ -109,4 +110,4 @@ class NegativePush:
                 "CFGGuider",
             )
         if pushed is not None and measured:
-            call.pushed[NAME] = replace(pushed, added=args["denoised"] - call.C)
+            call.pushed[NEGATIVE] = replace(pushed, added=args["denoised"] - call.C)

@@ -5,6 +5,7 @@ import inspect
 import pytest
 
 SCHEDULE, SHAPE, PROBE = "BadVersionSchedule", "BadVersionShape", "BadVersionProbe"
+PUSHES = "BadVersionPush"
 PUSH = {
     "weak_schedule": SCHEDULE,
     "weak_shape": SHAPE,
@@ -37,6 +38,7 @@ WORKFLOWS_RELY_ON = {
             "weak_positive": "CONDITIONING",
             **PUSH,
             "probe": PROBE,
+            "more_pushes": PUSHES,
         },
         "GUIDER",
     ),
@@ -49,8 +51,32 @@ WORKFLOWS_RELY_ON = {
             "weak_positive": "CONDITIONING",
             **PUSH,
             "probe": PROBE,
+            "more_pushes": PUSHES,
         },
         "MODEL",
+    ),
+    "BadVersionAnotherPush": (
+        {
+            "scale": "FLOAT",
+            "every": "INT",
+            "weak_model": "MODEL",
+            "prompt": "CONDITIONING",
+            "schedule": SCHEDULE,
+            "shape": SHAPE,
+            "more_pushes": PUSHES,
+        },
+        PUSHES,
+    ),
+    "BadVersionHistoryPush": (
+        {
+            "mode": "COMBO",
+            "scale": "FLOAT",
+            "memory": "FLOAT",
+            "schedule": SCHEDULE,
+            "shape": SHAPE,
+            "more_pushes": PUSHES,
+        },
+        PUSHES,
     ),
     "BadVersionRecipe": (
         {"model": "MODEL", "language": "COMBO"},
@@ -125,6 +151,10 @@ WORKFLOWS_RELY_ON = {
     ),
     "BadVersionDistanceCalibrated": (
         {"share": "FLOAT", "cap": "FLOAT", "deviation": "FLOAT", "schedule": SCHEDULE},
+        SCHEDULE,
+    ),
+    "BadVersionStopWhenSettled": (
+        {"cosine": "FLOAT", "start": "FLOAT", "schedule": SCHEDULE},
         SCHEDULE,
     ),
     "BadVersionGuidanceSchedulePreview": (
@@ -210,7 +240,7 @@ WORKFLOWS_RELY_ON = {
     ),
 }
 OPTIONAL = {"negative", "weak_model", "weak_positive", "schedule", "shape", *PUSH, "probe", "vae"}
-OPTIONAL |= {*OTHER_PROBES, *SWEPT, "sweep", "weak_every"}
+OPTIONAL |= {*OTHER_PROBES, *SWEPT, "sweep", "weak_every", "more_pushes", "prompt"}
 NEEDED = {
     "BadVersionGuidanceSchedulePreview": {"schedule"},
     "BadVersionGuidancePlot": {"probe"},
@@ -244,6 +274,7 @@ CHOICES = {
     "BadVersionGuidanceCurve": {"unit": UNITS, "interpolation": ["linear", "smooth", "steps"]},
     "BadVersionRejectShape": {"keep": ["different", "common"]},
     "BadVersionCapShape": {"relative_to": ["other push", "number"]},
+    "BadVersionHistoryPush": {"mode": ["momentum", "average"]},
     "BadVersionWeakenAttention": {"mode": ["identity", "blur", "window"]},
     "BadVersionWeakenPrompt": {"mode": ["drop", "noise", "blur"]},
 }
@@ -285,7 +316,7 @@ def test_choices_are_those_that_workflows_rely_on(schema):
 def test_everything_has_words_for_the_artist(schema):
     _, output = WORKFLOWS_RELY_ON[schema.node_id]
     category = CATEGORIES.get(
-        schema.node_id, {SCHEDULE: "/schedule", SHAPE: "/shape"}.get(output, "")
+        schema.node_id, {SCHEDULE: "/schedule", SHAPE: "/shape", PUSHES: "/push"}.get(output, "")
     )
     if schema.node_id.startswith("BadVersionWeaken"):
         category = "/weaken"

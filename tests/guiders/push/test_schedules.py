@@ -211,7 +211,7 @@ def any_step(step_at, noise, sigma):
 
 def test_no_schedule_leaves_the_strength(schedules, noise, step_at):
     running = schedules.RunningSchedules([], noise)
-    assert not running.has_fixed
+    assert not running.may_be_off
     assert running.fixed_factor(5.0) == 1.0
     assert running.at(2.5, any_step(step_at, noise, 5.0)) == 2.5
 
@@ -223,7 +223,7 @@ def test_factors_of_a_chain_multiply(schedules, noise, step_at):
         schedules.Ramp("rising", "linear", 0.0, 2.0, 0.0, 1.0, 1.0),
     ]
     running = schedules.RunningSchedules(chain, noise)
-    assert running.has_fixed
+    assert running.may_be_off
     for sigma, expected in ((5.0, 3.0), (6.0, 0.4), (5.5, 1.575), (8.0, 0.2), (9.0, 0), (2.0, 0)):
         assert running.fixed_factor(sigma) == pytest.approx(expected)
         strength = running.at(2.5, any_step(step_at, noise, sigma))
@@ -234,7 +234,7 @@ def test_fixed_and_live_factors_multiply(schedules, noise, step_at):
     dynamic = schedules.DynamicNegative(0.2, 0.0, False, 0.0, 1e-6, 0.8)
     ramp = schedules.Ramp("rising", "linear", 0.0, 2.0, 0.0, 1.0, 1.0)
     running = schedules.RunningSchedules([dynamic, ramp], noise)
-    assert running.has_fixed and not schedules.RunningSchedules([dynamic], noise).has_fixed
+    assert running.may_be_off and not schedules.RunningSchedules([dynamic], noise).may_be_off
     assert running.fixed_factor(7.5) == pytest.approx(0.5)
     # 0.2/(1 − 0.2) of 3 − 1, half of it.
     actual = running.at(2.0, any_step(step_at, noise, 7.5))
@@ -505,3 +505,65 @@ def test_negative_prompt_that_makes_no_difference_leaves_the_prior(dynamic, nois
     visited = [(sigma, x, C, C) for sigma, x, C, _ in states()]
     for factor in factors(dynamic(offset=0.0).start(noise), noise, step_at, visited):
         torch.testing.assert_close(factor, torch.full_like(factor, PRIOR / (1 - PRIOR)))
+
+
+# Stop When Settled
+
+
+def turned(C, cosine):
+    """What lies at an angle to ``C``, of each sample, and is longer."""
+    other = random(*C.shape, seed=5)
+    length = C.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    along = (other * C).flatten(1).sum(1).view(-1, 1, 1, 1) / length**2
+    across = other - along * C
+    across = across / across.flatten(1).norm(dim=1).view(-1, 1, 1, 1) * length
+    cosine = torch.tensor(cosine, dtype=torch.float64).view(-1, 1, 1, 1)
+    return 1.3 * (cosine * C + (1 - cosine**2).sqrt() * across)
+
+
+@pytest.fixture
+def settling(schedules, noise, step_at):
+    """Factors at some sigmas, where two samples have some cosines between C and R."""
+
+    def settling(*at, start=0.0, shape=(2, 2, 4, 4)):
+        running = schedules.RunningSchedules([schedules.StopWhenSettled(0.99, start)], noise)
+        factors = []
+        for sigma, cosines in at:
+            if running.is_off(sigma):
+                factors.append("off")
+                continue
+            x, C = random(*shape), random(*shape, seed=3)
+            factor = running.at(1.0, step_at(noise, sigma, x, C, turned(C, cosines)))
+            factors.append(factor if isinstance(factor, float) else factor.tolist())
+        return factors
+
+    return settling
+
+
+FAR, NEAR = 0.98, 0.995
+
+
+def test_each_sample_stops_by_itself_and_for_good(settling):
+    at = [(10.0, [FAR, FAR]), (7.5, [NEAR, FAR]), (5.0, [FAR, FAR]), (2.5, [FAR, NEAR])]
+    # The step at which it shows has its push still: both predictions are there.
+    assert settling(*at, (1.0, [FAR, FAR])) == [1.0, 1.0, [0.0, 1.0], [0.0, 1.0], "off"]
+
+
+def test_nothing_stops_before_its_start(settling):
+    at = [(10.0, [NEAR, NEAR]), (5.0, [NEAR, NEAR]), (2.5, [NEAR, NEAR])]
+    assert settling(*at) == [1.0, "off", "off"]
+    assert settling(*at, start=0.45) == [1.0, 1.0, "off"]
+
+
+def test_restart_above_where_it_stopped_pushes_again(settling):
+    at = [(7.5, [NEAR, NEAR]), (5.0, [NEAR, NEAR]), (10.0, [FAR, FAR]), (5.0, [FAR, NEAR])]
+    assert settling(*at) == [1.0, "off", 1.0, 1.0]
+
+
+def test_stop_multiplies_with_what_is_known(schedules, noise, step_at):
+    chain = [schedules.StopWhenSettled(0.99, 0.0), schedules.Interval(8.0, 2.0, True)]
+    running = schedules.RunningSchedules(chain, noise)
+    assert running.is_off(10.0) and not running.is_off(7.5)
+    C = random(2, 2, 4, 4)
+    assert running.at(1.5, step_at(noise, 7.5, C, C, turned(C, [NEAR, NEAR]))) == 1.5
+    assert running.is_off(5.0) and running.bounds(1.5, 5.0) == (0.0, 1.5)

@@ -36,7 +36,8 @@ def sampled(main, pack, clock):
         texts = []
         recorded, recording = record(main)
         push = push or pack.guiders.push.push.Push()
-        guidance = Guidance("Test", weak_push, push, show=texts.append)
+        weak_pushes = () if weak_push is None else (weak_push,)
+        guidance = Guidance("Test", weak_pushes, push, show=texts.append)
         guider = sampling.make_guider(
             sampling.with_guidance(recorded, guidance), positive, negative, cfg
         )
@@ -50,7 +51,8 @@ def sampled(main, pack, clock):
 def weak_push(pack, weak):
     def weak_push(*schedules):
         push = pack.guiders.push.push.Push(0.7, schedules)
-        return pack.guiders.run.settings.WeakPush(weak, push, "a worse model")
+        settings = pack.guiders.run.settings
+        return settings.WeakPush("weak", settings.Names("Test"), weak, push, "a worse model")
 
     return weak_push
 
