@@ -45,8 +45,8 @@ def _chain_input() -> io.Input:
 def _output() -> io.Output:
     return ScheduleType.Output(
         display_name="schedule",
-        tooltip="For weak_schedule or negative_schedule of Bad-Version Guider or Patch, or for "
-        "another schedule.",
+        tooltip="For weak_schedule or negative_schedule of Bad-Version Guider or Patch, for the "
+        "schedule of Another Push or History Push, or for another schedule.",
     )
 
 

@@ -35,8 +35,8 @@ def _chain_input() -> io.Input:
 def _output() -> io.Output:
     return ShapeType.Output(
         display_name="shape",
-        tooltip="For weak_shape or negative_shape of Bad-Version Guider or Patch, or for another "
-        "shape.",
+        tooltip="For weak_shape or negative_shape of Bad-Version Guider or Patch, for the shape of "
+        "Another Push or History Push, or for another shape.",
     )
 
 

@@ -138,7 +138,9 @@ class Run:
 Runner = Callable[[Records, Sequence[Run]], None]
 
 
-def measure(kind: Any, records: Records, ways: Sequence[Any], make: Runner) -> Report:
+def measure(
+    kind: Any, records: Records, ways: Sequence[Any], make: Runner, count: int | None = None
+) -> Report:
     """Measure all ways on one kind of images.
 
     Args:
@@ -146,7 +148,9 @@ def measure(kind: Any, records: Records, ways: Sequence[Any], make: Runner) -> R
         records: of this kind; what is in them is not measured again.
         ways: of ``methods``.
         make: makes the runs that are asked for.
+        count: how many images are drawn in each reported run; None for the kind's own number.
     """
+    count = kind.count if count is None else count
     choosing = {
         way.name: [
             Run(way.name, dict(each), kind.fewer, CHOOSING_SEED, True) for each in way.settings()
@@ -160,8 +164,7 @@ def measure(kind: Any, records: Records, ways: Sequence[Any], make: Runner) -> R
     }
     best = {name: min(each, key=lambda one: one[1])[0] for name, each in tried.items()}
     reported = {
-        name: [Run(name, setting, kind.count, seed) for seed in SEEDS]
-        for name, setting in best.items()
+        name: [Run(name, setting, count, seed) for seed in SEEDS] for name, setting in best.items()
     }
     passes = {name: Run(name, setting, 1, None) for name, setting in best.items()}
     make(records, [*passes.values(), *(run for runs in reported.values() for run in runs)])
@@ -176,7 +179,7 @@ def measure(kind: Any, records: Records, ways: Sequence[Any], make: Runner) -> R
         )
         for way in ways
     ]
-    return Report(kind.name, rows, kind.ruler.halves(), len(kind.real[0]), kind.count, kind.fewer)
+    return Report(kind.name, rows, kind.ruler.halves(), len(kind.real[0]), count, kind.fewer)
 
 
 @dataclass(frozen=True)
@@ -185,39 +188,41 @@ class Bench:
 
     Attributes:
         kind: of ``kinds``.
+        plan: of ``plans``.
         ways: to guide, by name.
         studio: which draws.
         settings: what the figures depend on.
     """
 
     kind: Any
+    plan: Any
     ways: Mapping[str, Any]
     studio: Any
     settings: dict[str, Any]
 
     @classmethod
     @cache
-    def of(cls, name: str) -> Bench:
-        """That for the kind of this name."""
+    def of(cls, name: str, plan: str = "") -> Bench:
+        """That for the kind and the plan of these names."""
         import comfy.utils
 
         from comfyui.library import load_nodes
 
-        from . import kinds, methods, studio
+        from . import kinds, plans, studio
 
         comfy.utils.PROGRESS_BAR_ENABLED = False  # There are hundreds of runs.
-        kind = kinds.KINDS[name]
-        ways = methods.methods(kind.weak, kind.best, kind.weakest, kind.scales)
+        kind, planned = kinds.KINDS[name], plans.PLANS[plan]
         taken_for = kind.ruler.taken_for(kind.real[1])
         settings = {
-            "steps": studio.STEPS,
-            "sampler": studio.SAMPLER,
+            "steps": planned.steps,
+            "sampler": planned.sampler,
             "fewer": kind.fewer,
-            "count": kind.count,
+            "count": planned.count or kind.count,
             "models": kind.fingerprint,
         }
-        drawing = studio.Studio(load_nodes(comfyui_path()), kind.files, taken_for)
-        return cls(kind, {way.name: way for way in ways}, drawing, settings)
+        nodes = load_nodes(comfyui_path())
+        drawing = studio.Studio(nodes, kind.files, taken_for, planned.sampler, planned.steps)
+        return cls(kind, planned, {way.name: way for way in planned.ways(kind)}, drawing, settings)
 
     def figures(self, run: Run) -> dict[str, float]:
         """Make one run."""
@@ -227,23 +232,25 @@ class Bench:
         return asdict(self.kind.ruler.outcome(*self.studio.draw(inputs, run.count, run.seed)))
 
     def records(self, afresh: bool = False) -> Records:
-        """Where the figures of this kind are kept."""
-        return Records(OUT / f"{self.kind.name}.json", self.settings, afresh)
+        """Where the figures of this kind and plan are kept."""
+        name = "_".join(filter(None, (self.kind.name, self.plan.name)))
+        return Records(OUT / f"{name}.json", self.settings, afresh)
 
 
-def report(name: str, pool: Executor, afresh: bool = False) -> Report:
+def report(name: str, pool: Executor, afresh: bool = False, plan: str = "") -> Report:
     """Measure the kind of this name, side by side in the processes of a pool."""
-    bench = Bench.of(name)
+    bench = Bench.of(name, plan)
 
     def make(records: Records, runs: Sequence[Run]) -> None:
         missing = [run for run in runs if run.name not in records]
-        made = {pool.submit(_figures, name, run): run for run in missing}
+        made = {pool.submit(_figures, name, plan, run): run for run in missing}
         for done, future in enumerate(as_completed(made)):
             run = made[future]
-            print(f"{name} {done + 1}/{len(missing)} {run.name}", flush=True)
+            print(f"{name} {plan} {done + 1}/{len(missing)} {run.name}", flush=True)
             records[run.name] = future.result()
 
-    return measure(bench.kind, bench.records(afresh), list(bench.ways.values()), make)
+    ways, count = list(bench.ways.values()), bench.plan.count
+    return measure(bench.kind, bench.records(afresh), ways, make, count)
 
 
 @contextmanager
@@ -264,8 +271,8 @@ def _start() -> None:
     start_comfyui()
 
 
-def _figures(name: str, run: Run) -> dict[str, float]:
-    return Bench.of(name).figures(run)
+def _figures(name: str, plan: str, run: Run) -> dict[str, float]:
+    return Bench.of(name, plan).figures(run)
 
 
 def main(arguments: Sequence[str] | None = None) -> str | None:

@@ -48,9 +48,19 @@ class Studio:
         nodes: all node classes by node id.
         files: of the models.
         taken_for: for each class the one that it is most easily taken for: its negative prompt.
+        sampler: ComfyUI's name of it.
+        steps: of a run.
     """
 
-    def __init__(self, nodes: Mapping[str, type], files: Files, taken_for: list[int]) -> None:
+    def __init__(
+        self,
+        nodes: Mapping[str, type],
+        files: Files,
+        taken_for: list[int],
+        sampler: str = SAMPLER,
+        steps: int = STEPS,
+    ) -> None:
+        self._sampler, self._steps = sampler, steps
         self._nodes = nodes
         self._files = files
         self._taken_for = taken_for
@@ -145,9 +155,13 @@ class Studio:
             "SamplerCustomAdvanced",
             noise=self.node("RandomNoise", noise_seed=seed),
             guider=guider,
-            sampler=self.node("KSamplerSelect", sampler_name=SAMPLER),
+            sampler=self.node("KSamplerSelect", sampler_name=self._sampler),
             sigmas=self.node(
-                "BasicScheduler", model=self.main, scheduler=SCHEDULER, steps=STEPS, denoise=1.0
+                "BasicScheduler",
+                model=self.main,
+                scheduler=SCHEDULER,
+                steps=self._steps,
+                denoise=1.0,
             ),
             latent_image=latent,
         )

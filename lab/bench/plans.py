@@ -1,0 +1,61 @@
+"""What is compared on drawn images, and how they are sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tiny.sampling import SAMPLER
+
+from . import budget_methods, methods
+from .kinds import Kind
+from .methods import Method
+from .studio import STEPS
+
+# A multistep sampler, as most artists use one; one like the tables' own; one that adds noise.
+MULTISTEP = "dpmpp_2m"
+SAMPLERS = (SAMPLER, MULTISTEP, "euler_ancestral")
+STEP_COUNTS = (8, STEPS, 2 * STEPS)
+BUDGET = "budget"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One comparison.
+
+    Attributes:
+        name: of it.
+        sampler: ComfyUI's name of the sampler.
+        steps: of a run.
+        ways: from a kind of images to the ways to guide it.
+        count: how many images are drawn in each reported run; None for the kind's own number.
+    """
+
+    name: str
+    sampler: str
+    steps: int
+    ways: Callable[[Kind], Sequence[Method]]
+    count: int | None = None
+
+
+def _all_ways(kind: Kind) -> list[Method]:
+    return methods.methods(kind.weak, kind.best, kind.weakest, kind.scales)
+
+
+def history_plan(sampler: str, steps: int) -> str:
+    """Name of the plan that tries history with a sampler and a number of steps."""
+    return f"history {sampler} {steps}"
+
+
+PLANS = {
+    plan.name: plan
+    for plan in (
+        Plan("", SAMPLER, STEPS, _all_ways),
+        Plan(BUDGET, MULTISTEP, STEPS, budget_methods.by_passes),
+        *(
+            Plan(history_plan(each, steps), each, steps, budget_methods.with_history, 200)
+            for each in SAMPLERS
+            for steps in STEP_COUNTS
+        ),
+    )
+}
