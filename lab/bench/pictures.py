@@ -139,7 +139,12 @@ Runner = Callable[[Records, Sequence[Run]], None]
 
 
 def measure(
-    kind: Any, records: Records, ways: Sequence[Any], make: Runner, count: int | None = None
+    kind: Any,
+    records: Records,
+    ways: Sequence[Any],
+    make: Runner,
+    count: int | None = None,
+    fewer: int | None = None,
 ) -> Report:
     """Measure all ways on one kind of images.
 
@@ -149,11 +154,12 @@ def measure(
         ways: of ``methods``.
         make: makes the runs that are asked for.
         count: how many images are drawn in each reported run; None for the kind's own number.
+        fewer: how many in those by which settings are chosen, likewise.
     """
-    count = kind.count if count is None else count
+    count, fewer = count or kind.count, fewer or kind.fewer
     choosing = {
         way.name: [
-            Run(way.name, dict(each), kind.fewer, CHOOSING_SEED, True) for each in way.settings()
+            Run(way.name, dict(each), fewer, CHOOSING_SEED, True) for each in way.settings()
         ]
         for way in ways
     }
@@ -179,7 +185,7 @@ def measure(
         )
         for way in ways
     ]
-    return Report(kind.name, rows, kind.ruler.halves(), len(kind.real[0]), count, kind.fewer)
+    return Report(kind.name, rows, kind.ruler.halves(), len(kind.real[0]), count, fewer)
 
 
 @dataclass(frozen=True)
@@ -216,7 +222,7 @@ class Bench:
         settings = {
             "steps": planned.steps,
             "sampler": planned.sampler,
-            "fewer": kind.fewer,
+            "fewer": planned.fewer or kind.fewer,
             "count": planned.count or kind.count,
             "models": kind.fingerprint,
         }
@@ -243,14 +249,14 @@ def report(name: str, pool: Executor, afresh: bool = False, plan: str = "") -> R
 
     def make(records: Records, runs: Sequence[Run]) -> None:
         missing = [run for run in runs if run.name not in records]
-        made = {pool.submit(_figures, name, plan, run): run for run in missing}
+        made = {pool.submit(_figures, name, bench.plan.name, run): run for run in missing}
         for done, future in enumerate(as_completed(made)):
             run = made[future]
-            print(f"{name} {plan} {done + 1}/{len(missing)} {run.name}", flush=True)
+            print(f"{name} {bench.plan.name} {done + 1}/{len(missing)} {run.name}", flush=True)
             records[run.name] = future.result()
 
-    ways, count = list(bench.ways.values()), bench.plan.count
-    return measure(bench.kind, bench.records(afresh), ways, make, count)
+    ways, plan = list(bench.ways.values()), bench.plan
+    return measure(bench.kind, bench.records(afresh), ways, make, plan.count, plan.fewer)
 
 
 @contextmanager

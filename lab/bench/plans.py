@@ -29,6 +29,7 @@ class Plan:
         steps: of a run.
         ways: from a kind of images to the ways to guide it.
         count: how many images are drawn in each reported run; None for the kind's own number.
+        fewer: how many in those by which settings are chosen, likewise.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Plan:
     steps: int
     ways: Callable[[Kind], Sequence[Method]]
     count: int | None = None
+    fewer: int | None = None
 
 
 def _all_ways(kind: Kind) -> list[Method]:
@@ -51,9 +53,9 @@ PLANS = {
     plan.name: plan
     for plan in (
         Plan("", SAMPLER, STEPS, _all_ways),
-        Plan(BUDGET, MULTISTEP, STEPS, budget_methods.by_passes),
+        Plan(BUDGET, MULTISTEP, STEPS, budget_methods.by_passes, count=400, fewer=200),
         *(
-            Plan(history_plan(each, steps), each, steps, budget_methods.with_history, 200)
+            Plan(history_plan(each, steps), each, steps, budget_methods.with_history, 200, 200)
             for each in SAMPLERS
             for steps in STEP_COUNTS
         ),

@@ -170,6 +170,25 @@ def bad_versions() -> dict[str, Callable[[Graph], Inputs]]:
     def probed(graph: Graph) -> Inputs:
         return {**lora_on_weak(graph), "probe": graph.add("BadVersionGuidanceProbe", name="life")}
 
+    def three_pushes(graph: Graph) -> Inputs:
+        lora = graph.with_lora(graph.main)
+        history = graph.add(
+            "BadVersionHistoryPush",
+            mode=graph.random.choice(["momentum", "average"]),
+            scale=graph.strength(1.2, 1.8),
+            memory=0.5,
+        )
+        settled = graph.add("BadVersionStopWhenSettled", cosine=graph.strength(0.9, 0.99), start=0)
+        another = graph.add(
+            "BadVersionAnotherPush",
+            scale=graph.strength(1.2, 2.0),
+            every=1,
+            weak_model=lora,
+            schedule=settled,
+            more_pushes=history,
+        )
+        return {"weak_model": graph.checkpoint("weak"), "more_pushes": another}
+
     def seed(graph: Graph) -> int:
         return graph.number()
 
@@ -210,6 +229,7 @@ def bad_versions() -> dict[str, Callable[[Graph], Inputs]]:
         "schedule and shape": shaped_and_scheduled,
         "every second step": every_second_step,
         "probe": probed,
+        "three pushes": three_pushes,
     }
 
 

@@ -57,13 +57,14 @@ PLACES = {
     "worse pass": ("on main", "on both", "before", "behind"),
     "prompt alone": ("before", "behind"),
     "auto": ("before", "behind"),
+    "another push": ("on main", "before"),
 }
 
 # A cache that no one else can reach has, for a weak model made of what it is on, the main model's
 # result and nothing else: there is no push, and the run says so.
 CANNOT = {
     ("step cache of its own", bad, "before"): "changes nothing"
-    for bad in ("same base", "worse pass", "prompt alone", "auto")
+    for bad in ("same base", "worse pass", "prompt alone", "auto", "another push")
 }
 
 CELLS = [
@@ -90,6 +91,7 @@ def weaken(weak, node):
         "other checkpoint": lambda model: weak,
         "same base": add_weights,
         "worse pass": lambda model: skip(model=model),
+        "another push": add_weights,
     }
 
 
@@ -118,6 +120,9 @@ def cell(main, weaken, node, guide, patch, positive, negative, one):
         if own:
             made = weaken[bad](model if place == "before" else base)
             inputs["weak_model"] = of(made) if place == "on both" else made
+            if bad == "another push":
+                more = node("BadVersionAnotherPush", scale=WEAK_SCALE, weak_model=made)
+                inputs = {"weak_scale": 1.0, "more_pushes": more}
         elif bad == "prompt alone":
             inputs["weak_positive"] = one
         # Without a negative prompt the guider lets the model weaken itself.
@@ -142,7 +147,7 @@ def cell(main, weaken, node, guide, patch, positive, negative, one):
         return Cell(
             guider,
             recording,
-            [base, model, *([inputs["weak_model"]] if own else [])],
+            [base, model, *([made] if own else [])],
             fresh,
             weak,
             one if bad == "prompt alone" else positive,
