@@ -13,6 +13,8 @@ from .studio import Inputs, Studio
 if TYPE_CHECKING:
     from .kinds import Kind
 
+# Groups: ways of the first table in other numbers, and ways that came after it.
+KNOWN, NEW = "known", "new"
 HISTORY = "history"
 GUIDED_HISTORY = f"{CLASSIFIER_FREE}, with history"
 AVERAGE = f"{HISTORY}, average"
@@ -118,10 +120,10 @@ def with_history(kind: Kind) -> list[Method]:
     """With history at its defaults and without, on no guidance and on classifier-free guidance."""
     cfg = {"cfg": kind.scales.mild}
     return [
-        Method(UNGUIDED, "", lambda: _together()),
-        Method(HISTORY, "", lambda: _together(_history())),
-        Method(CLASSIFIER_FREE, "", lambda cfg: _together(_cfg(cfg)), cfg),
-        Method(GUIDED_HISTORY, "", lambda cfg: _together(_cfg(cfg), _history()), cfg),
+        Method(UNGUIDED, KNOWN, lambda: _together()),
+        Method(HISTORY, NEW, lambda: _together(_history())),
+        Method(CLASSIFIER_FREE, KNOWN, lambda cfg: _together(_cfg(cfg)), cfg),
+        Method(GUIDED_HISTORY, NEW, lambda cfg: _together(_cfg(cfg), _history()), cfg),
     ]
 
 
@@ -145,55 +147,58 @@ def by_passes(kind: Kind) -> list[Method]:
         )
 
     return [
-        Method(UNGUIDED, "", lambda: _together()),
-        Method(HISTORY, "", lambda **s: _together(_history(**s)), pasts),
-        Method(AVERAGE, "", lambda **s: _together(_history(mode="average", **s)), averages),
+        Method(UNGUIDED, KNOWN, lambda: _together()),
+        Method(HISTORY, NEW, lambda **s: _together(_history(**s)), pasts),
+        Method(AVERAGE, NEW, lambda **s: _together(_history(mode="average", **s)), averages),
         Method(
             f"{CLASSIFIER_FREE}, a quarter of the steps",
-            "",
+            KNOWN,
             lambda cfg, during: _together(_cfg(cfg, during)),
             quarters,
         ),
         Method(
             f"{CLASSIFIER_FREE}, a quarter of the steps, with history",
-            "",
+            NEW,
             lambda cfg, during: _together(_cfg(cfg, during), _history()),
             quarters,
         ),
-        Method(f"weak: {best}, every 4 steps", "", every(4), weak),
-        Method(f"weak: {best}, every 4 steps, with history", "", every(4, _history()), weak),
+        Method(f"weak: {best}, every 4 steps", KNOWN, every(4), weak),
+        Method(f"weak: {best}, every 4 steps, with history", NEW, every(4, _history()), weak),
         Method(
             f"{CLASSIFIER_FREE}, half of the steps",
-            "",
+            KNOWN,
             lambda cfg, during: _together(_cfg(cfg, during)),
             halves,
         ),
         Method(
             f"{CLASSIFIER_FREE}, half of the steps, with history",
-            "",
+            NEW,
             lambda cfg, during: _together(_cfg(cfg, during), _history()),
             halves,
         ),
-        Method(f"weak: {best}, every 2 steps", "", every(2), weak),
+        Method(f"weak: {best}, every 2 steps", KNOWN, every(2), weak),
         Method(
-            f"weak: {weakest}", "", lambda weak_scale: _together(_weak(weakest, weak_scale)), weak
+            f"weak: {weakest}",
+            KNOWN,
+            lambda weak_scale: _together(_weak(weakest, weak_scale)),
+            weak,
         ),
-        Method("weakened: by skipping blocks", "", weakened(skipping), one),
-        Method(CLASSIFIER_FREE, "", lambda cfg: _together(_cfg(cfg)), cfg),
-        Method(GUIDED_HISTORY, "", lambda cfg: _together(_cfg(cfg), _history()), cfg),
+        Method("weakened: by skipping blocks", KNOWN, weakened(skipping), one),
+        Method(CLASSIFIER_FREE, KNOWN, lambda cfg: _together(_cfg(cfg)), cfg),
+        Method(GUIDED_HISTORY, NEW, lambda cfg: _together(_cfg(cfg), _history()), cfg),
         Method(
             f"{CLASSIFIER_FREE}, until settled",
-            "",
+            NEW,
             lambda cfg, cosine: _together(_settling(cfg, cosine)),
             cfg | {"cosine": (0.99, 0.999)},
         ),
-        Method(f"weak: {best}", "", every(1), weak),
-        Method(f"weak: {best}, with history", "", every(1, _history()), weak),
-        Method("weak and classifier-free", "", _both(best), weak | mild),
-        Method("weak and classifier-free, with history", "", _both(best, _history()), weak | mild),
+        Method(f"weak: {best}", KNOWN, every(1), weak),
+        Method(f"weak: {best}, with history", NEW, every(1, _history()), weak),
+        Method("weak and classifier-free", KNOWN, _both(best), weak | mild),
+        Method("weak and classifier-free, with history", NEW, _both(best, _history()), weak | mild),
         Method(
             "two weak models",
-            "",
+            NEW,
             lambda weak_scale, scale: _together(
                 _weak(best, weak_scale), _another_weak(weakest, scale)
             ),
@@ -201,7 +206,7 @@ def by_passes(kind: Kind) -> list[Method]:
         ),
         Method(
             f"{CLASSIFIER_FREE}, and a negative prompt",
-            "",
+            NEW,
             lambda cfg, scale: _together(_cfg(cfg), _another_prompt(scale)),
             cfg | {"scale": (1.1, 1.25)},
         ),

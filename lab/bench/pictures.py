@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -44,7 +44,7 @@ class Row:
         name: of the way.
         group: of the tables.
         setting: the best one, by the names of its parts.
-        outcomes: one of each reported seed.
+        outcomes: one of each reported seed; none where only the choosing seed was measured.
         passes: what a step costs, in passes of the main model.
         tried: distance at each setting that it was chosen from.
     """
@@ -143,8 +143,7 @@ def measure(
     records: Records,
     ways: Sequence[Any],
     make: Runner,
-    count: int | None = None,
-    fewer: int | None = None,
+    plan: Any = None,
 ) -> Report:
     """Measure all ways on one kind of images.
 
@@ -153,14 +152,12 @@ def measure(
         records: of this kind; what is in them is not measured again.
         ways: of ``methods``.
         make: makes the runs that are asked for.
-        count: how many images are drawn in each reported run; None for the kind's own number.
-        fewer: how many in those by which settings are chosen, likewise.
+        plan: of ``plans``, with numbers of images of its own, and a choice of what is reported.
     """
-    count, fewer = count or kind.count, fewer or kind.fewer
+    count = (plan and plan.count) or kind.count
+    fewer = (plan and plan.fewer) or kind.fewer
     choosing = {
-        way.name: [
-            Run(way.name, dict(each), fewer, CHOOSING_SEED, True) for each in way.settings()
-        ]
+        way.name: [Run(way.name, dict(each), fewer, CHOOSING_SEED, True) for each in way.settings()]
         for way in ways
     }
     make(records, [run for runs in choosing.values() for run in runs])
@@ -169,21 +166,29 @@ def measure(
         for name, runs in choosing.items()
     }
     best = {name: min(each, key=lambda one: one[1])[0] for name, each in tried.items()}
-    reported = {
-        name: [Run(name, setting, count, seed) for seed in SEEDS] for name, setting in best.items()
-    }
     passes = {name: Run(name, setting, 1, None) for name, setting in best.items()}
-    make(records, [*passes.values(), *(run for runs in reported.values() for run in runs)])
+    make(records, list(passes.values()))
     rows = [
         Row(
             way.name,
             way.group,
             best[way.name],
-            [Outcome(**records[run.name]) for run in reported[way.name]],
+            [],
             records[passes[way.name].name]["passes"],
             tried[way.name],
         )
         for way in ways
+    ]
+    chosen = plan.reported(rows) if plan and plan.reported else {row.name for row in rows}
+    reported = {
+        name: [Run(name, best[name], count, seed) for seed in SEEDS]
+        for name in best
+        if name in chosen
+    }
+    make(records, [run for runs in reported.values() for run in runs])
+    rows = [
+        replace(row, outcomes=[Outcome(**records[run.name]) for run in reported.get(row.name, [])])
+        for row in rows
     ]
     return Report(kind.name, rows, kind.ruler.halves(), len(kind.real[0]), count, fewer)
 
@@ -255,8 +260,8 @@ def report(name: str, pool: Executor, afresh: bool = False, plan: str = "") -> R
             print(f"{name} {bench.plan.name} {done + 1}/{len(missing)} {run.name}", flush=True)
             records[run.name] = future.result()
 
-    ways, plan = list(bench.ways.values()), bench.plan
-    return measure(bench.kind, bench.records(afresh), ways, make, plan.count, plan.fewer)
+    ways = list(bench.ways.values())
+    return measure(bench.kind, bench.records(afresh), ways, make, bench.plan)
 
 
 @contextmanager

@@ -5,7 +5,8 @@
 Three parts: points in two dimensions, where the truth is known; handwritten digits; and emoji. Each
 compares all ways to guide, at settings that were chosen on other seeds than those reported. Written
 as it goes on to build/bench, from where an interrupted run continues; at the end to
-docs/results.md, with plots beside it. To miss a target is no failure here, but it is told.
+docs/results.md, with plots beside it. Then images once more: which way is best for the same
+passes, in docs/passes.md. To miss a target is no failure here, but it is told.
 
 As many runs are made side by side as there are cores.
 """
@@ -28,6 +29,7 @@ from .records import Records
 from .tables import Target
 
 PAGE = ROOT / "docs" / "results.md"
+PASSES_PAGE = PAGE.with_name("passes.md")
 PICTURES = PAGE.parent / "results"
 KINDS = ("digits", "emoji")
 PROMISED = "digits"  # Of which something was to be reached.
@@ -81,6 +83,9 @@ TAKEN = """\
 - The default share of *Distance-Calibrated Scale* is between the best ones and none.
 - U-Nets are not measured here. The guider weakens the attention in their middle."""
 
+LEARNT = """\
+TODO"""
+
 MISSED = """\
 These targets were set for digits. With emoji, a bad version alone misses most of them. The
 column *right* shows why: without guidance, the classifier does not read many emoji as what the
@@ -104,12 +109,12 @@ def main(arguments: Sequence[str] | None = None) -> str | None:
     try:
         comfyui_path()
         start_comfyui()
-        page = write_page(options.afresh)
+        pages = write_page(options.afresh), write_passes_page(options.afresh)
     except SetupError as error:
         return str(error)
     except KeyboardInterrupt:
         return "Interrupted. Run it again to go on; what was measured is kept."
-    print(f"\nwritten to {page.relative_to(ROOT)}")
+    print(f"\nwritten to {' and '.join(str(page.relative_to(ROOT)) for page in pages)}")
     return None
 
 
@@ -146,6 +151,21 @@ def write_page(afresh: bool) -> Path:
     ]
     PAGE.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return PAGE
+
+
+def write_passes_page(afresh: bool) -> Path:
+    """Measure which way is best for the same passes, and write the page; returns where it is."""
+    from . import passes_report, pictures, plans
+
+    names = [plans.history_plan(each, n) for each in plans.SAMPLERS for n in plans.STEP_COUNTS]
+    with pictures.workers() as pool:
+        budgets = [pictures.report(kind, pool, afresh, plans.BUDGET) for kind in KINDS]
+        histories = {
+            kind: {name: pictures.report(kind, pool, afresh, name) for name in names}
+            for kind in KINDS
+        }
+    PASSES_PAGE.write_text(passes_report.page(budgets, histories, LEARNT), encoding="utf-8")
+    return PASSES_PAGE
 
 
 def families() -> str:

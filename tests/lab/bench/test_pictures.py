@@ -6,7 +6,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bench import coarse, kinds, methods, pictures, pictures_report, quality
+from bench import (
+    budget_methods,
+    coarse,
+    kinds,
+    methods,
+    passes_report,
+    pictures,
+    pictures_report,
+    plans,
+    quality,
+)
 from bench import studio as studio_module
 from bench.measures import Outcome
 from bench.methods import BOTH, CHEAP, ONE, ONE_SHAPED, REFERENCE, WEAK, Method, words
@@ -34,6 +44,34 @@ def ways():
 
 def inputs_of(way, **setting):
     return way.inputs(**{**way.settings()[0], **setting})
+
+
+@pytest.fixture(scope="module")
+def by_passes():
+    return {way.name: way for way in budget_methods.by_passes(DIGITS)}
+
+
+@pytest.mark.parametrize(
+    ("name", "passes"),
+    [
+        ("history", 1.0),
+        ("classifier-free, a quarter of the steps, with history", 1.25),
+        ("classifier-free, with history", 2.0),
+        ("classifier-free, and a negative prompt", 3.0),
+        ("weak: earlier, with history", 2.0),
+    ],
+)
+def test_history_costs_nothing_and_another_push_its_pass(studio, by_passes, name, passes):
+    assert studio.passes(inputs_of(by_passes[name])) == pytest.approx(passes, abs=0.01)
+
+
+def test_every_way_for_the_same_passes_draws(studio, by_passes, monkeypatch):
+    monkeypatch.setattr(studio_module, "CLASSES", 1)
+    drawn = {name: studio.draw(inputs_of(way), 1, seed=5)[0] for name, way in by_passes.items()}
+    for name, image in drawn.items():
+        same = [other for other, its in drawn.items() if other != name and torch.equal(its, image)]
+        # Nothing has settled where that is asked of the least cfg at the strictest.
+        assert same == [] or {name, *same} == {"classifier-free", "classifier-free, until settled"}
 
 
 @pytest.mark.parametrize(
@@ -300,3 +338,84 @@ def test_verdicts_say_what_was_missed():
     table = quality.verdicts(pictures_report.targets(report(weak=0.62)))
     assert table.count("**no**") == 1
     assert table.count("| yes |") == 6
+
+
+def budget_row(name, group, passes, promised, distances=()):
+    outcomes = [replace(OUTCOME, distance=distance) for distance in distances]
+    return Row(name, group, {}, outcomes, passes, [({}, promised)])
+
+
+def budget_report(kind="emoji", history=0.9):
+    return Report(
+        kind,
+        [
+            budget_row("no guidance", "known", 1.0, 2.1, (2.0, 2.2)),
+            budget_row("history", "new", 1.0, 2.1 * history, (2.0 * history, 2.2 * history)),
+            budget_row("classifier-free", "known", 2.0, 1.5, (1.5, 1.5)),
+            budget_row("classifier-free, with history", "new", 2.0, 1.2, (1.2, 1.2)),
+            budget_row("a weak model", "known", 1.3, 1.6),
+            budget_row("two weak models", "new", 3.0, 1.3),
+        ],
+        (1.0, 1.0),
+        600,
+        400,
+        200,
+    )
+
+
+def test_two_best_ways_of_each_number_of_passes_are_reported_and_what_they_are_compared_to():
+    rows = budget_report().rows
+    assert plans.worth_reporting(rows) == {row.name for row in rows}
+    dear = [*rows, budget_row("dear and bad", "new", 2.9, 1.9)]
+    assert "dear and bad" not in plans.worth_reporting(dear)
+    assert [row.name for row in plans.affordable(rows, 1.5)] == [
+        "a weak model",
+        "history",
+        "no guidance",
+    ]
+
+
+def test_page_of_passes_has_the_best_ways_the_targets_and_history_by_sampler():
+    found = budget_report()
+    names = [
+        plans.history_plan(sampler, steps)
+        for sampler in plans.SAMPLERS
+        for steps in plans.STEP_COUNTS
+    ]
+    text = passes_report.page([found], {"emoji": dict.fromkeys(names, found)}, "Words.")
+    assert "| 1 | emoji | history | – | 1.890 ± 0.127 | no guidance: 2.100 ± 0.141 |" in text
+    assert "| 1.25 | emoji | history |" in text
+    assert "| 1.5 | emoji | a weak model | – | 1.600 (seed 1) | the same |" in text
+    assert "| emoji: history over no guidance, at most 0.92 | 0.90 " in text
+    assert "| euler | 8 | 2.10 | 1.89 | 0.90 | 1.50 | 1.20 | 0.80 |" in text
+    assert "Words." in text
+
+
+@pytest.mark.parametrize(("history", "reached"), [(0.9, True), (0.93, False)])
+def test_targets_of_history(history, reached):
+    first, *_ = passes_report.targets(budget_report(history=history))
+    assert first.reached is reached
+
+
+def test_ways_that_are_not_reported_are_only_tried(tmp_path):
+    """And the others are measured with the plan's own number of images."""
+    made = []
+
+    def make(records, runs):
+        made.extend(runs)
+        for run in runs:
+            distance = {"good": 1.0, "bad": 2.0}[run.way]
+            records[run.name] = (
+                {"passes": 1.0} if run.seed is None else vars(replace(OUTCOME, distance=distance))
+            )
+
+    ways = [Method(name, "", lambda: None) for name in ("good", "bad")]
+    kind = SimpleNamespace(
+        name="digits", count=600, fewer=400, real=([0] * 600,), ruler=DIGITS.ruler
+    )
+    plan = plans.Plan("", "euler", 4, list, 20, 10, lambda rows: {"good"})
+    records = Records(tmp_path / "records.json", {})
+    found = pictures.measure(kind, records, ways, make, plan)
+    assert [len(found.row(name).outcomes) for name in ("good", "bad")] == [3, 0]
+    assert sorted({run.count for run in made if run.seed is not None}) == [10, 20]
+    assert not any(run.way == "bad" and run.count == 20 for run in made)
