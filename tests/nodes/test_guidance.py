@@ -83,7 +83,17 @@ WORKFLOWS_RELY_ON = {
     ),
     "BadVersionWeakenBySkippingBlocks": ({"model": "MODEL", "blocks": "STRING"}, "MODEL"),
     "BadVersionWeakenTokens": (
-        {"model": "MODEL", "strength": "FLOAT", "seed": "INT", "blocks": "STRING"},
+        {
+            "model": "MODEL",
+            "strength": "FLOAT",
+            "seed": "INT",
+            "blocks": "STRING",
+            "mode": "COMBO",
+        },
+        "MODEL",
+    ),
+    "BadVersionWeakenByNoisyClock": (
+        {"model": "MODEL", "strength": "FLOAT", "power": "FLOAT", "seed": "INT"},
         "MODEL",
     ),
     "BadVersionWeakenPrompt": (
