@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 # Three tokens of text before the picture, and two behind it; two frames that are not square.
 BEFORE, AFTER, GRID = 3, 2, (2, 4, 6)
@@ -420,6 +421,27 @@ def test_swapped_pairs_are_about_as_unlike_as_can_be(spread, good, perturbations
     assert len(found) == 15
     # Of the way from the mean of all pairs to the least that can be.
     assert (everyone - similarity(found, x)) / (everyone - least) > good
+
+
+class Largest(TorchDispatchMode):
+    """Notes the largest tensor that anything makes."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for made in out if isinstance(out, tuple | list) else [out]:
+            if isinstance(made, torch.Tensor):
+                self.numbers = max(self.numbers, made.numel())
+        return out
+
+
+def test_swap_in_a_video_never_compares_all_tokens_with_each_other(perturbations):
+    x = torch.randn(1, 30_000, 8, generator=seeded(1))
+    with Largest() as largest:
+        (pairs,) = unlike(perturbations, x, 0.2)
+    assert len(pairs) == 3_000
+    assert largest.numbers <= x.numel()
 
 
 def test_swap_leaves_the_text_alone(perturbations):
