@@ -90,6 +90,22 @@ def _is_flow(sampling: Any) -> bool | None:
     return {2.5: False, 1.5: True}.get(noisy)
 
 
+def time_of(sampling: Any, sigma: float) -> float:
+    """What a model's clock shows at a noise level, 0 to 1, where 1 is noise alone.
+
+    For flow models this is sigma, for those of 1000 noise levels the number of the level in
+    thousandths: what ComfyUI tells the network, over the most that it ever tells it. A clock that
+    counts through zero (EDM's logarithm of sigma) is read from its least on.
+
+    Args:
+        sampling: ComfyUI's ``model_sampling``.
+    """
+    ends = (float(sampling.sigma_min), float(sampling.sigma_max))
+    now, least, most = sampling.timestep(torch.tensor([sigma, *ends])).double().tolist()
+    least = min(least, 0.0)
+    return min(max((now - least) / (most - least), 0.0), 1.0)
+
+
 def noise_of(
     model: ModelPatcher, sigmas: Sequence[float] = (), latent_shapes: Sequence[Sequence[int]] = ()
 ) -> Noise:

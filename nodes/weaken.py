@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..guiders.errors import bad_input
 from ..guiders.models import name_of
-from ..guiders.weaken import attention, auto, dropout, prompts, skipping, tokens, weights
+from ..guiders.weaken import attention, auto, clock, dropout, prompts, skipping, tokens, weights
 from ..guiders.weaken.blocks import choose
 from ..guiders.weaken.network import Network
 from .widgets import advanced, check, number
@@ -410,22 +410,39 @@ class BadVersionWeakenTokens(io.ComfyNode):
                     0.01,
                     1.0,
                     0.01,
-                    "Share of the image's tokens that change places. 1 is what the paper uses; 0.2 "
-                    "to 0.5 is gentler.",
+                    "Share of the image's tokens that change places. With shuffle, 1 is what the "
+                    "paper uses on U-Nets, and 0.2 to 0.5 is gentler; with swap, 0.2 is what its "
+                    "paper uses.",
                 ),
                 advanced(_seed_input()),
                 _blocks_input(
                     "the two deepest on the way down of a U-Net, a few a third of the way into a "
                     "transformer"
                 ),
+                io.Combo.Input(
+                    "mode",
+                    options=list(tokens.MODES),
+                    default=tokens.SHUFFLE,
+                    optional=True,
+                    tooltip="Which tokens change places. shuffle: any of them, in a random order. "
+                    "swap: those that are most unlike each other, two by two; seed then changes "
+                    "nothing.",
+                ),
             ],
             outputs=[_weak_model_output()],
         )
 
     @classmethod
-    def execute(cls, model: ModelPatcher, strength: float, seed: int, blocks: str) -> io.NodeOutput:
+    def execute(
+        cls,
+        model: ModelPatcher,
+        strength: float,
+        seed: int,
+        blocks: str,
+        mode: str = tokens.SHUFFLE,
+    ) -> io.NodeOutput:
         """Return the weaker model; raise ``GuidanceError`` for blocks that have no tokens."""
-        check(cls, strength=strength)
+        check(cls, strength=strength, mode=mode)
         network = Network.of(model)
         chosen = choose(
             cls.NAME,
@@ -436,7 +453,67 @@ class BadVersionWeakenTokens(io.ComfyNode):
             need="tokens in one sequence",
         )
         return io.NodeOutput(
-            tokens.shuffle_tokens(cls.NAME, model, share=strength, seed=seed, blocks=chosen)
+            tokens.reorder_tokens(
+                cls.NAME, model, mode=mode, share=strength, seed=seed, blocks=chosen
+            )
+        )
+
+
+class BadVersionWeakenByNoisyClock(io.ComfyNode):
+    """``MODEL → MODEL``: the model that is told a wrong noise level."""
+
+    NAME = "Weaken by Noisy Clock"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BadVersionWeakenByNoisyClock",
+            display_name=cls.NAME,
+            category=CATEGORY,
+            description="Blurs what the model knows about how noisy the image is, in a different "
+            "way at each step. Needs no choice of blocks, and uses no extra memory.",
+            inputs=[
+                _model_input(),
+                number(
+                    "strength",
+                    3.0,
+                    0.01,
+                    20.0,
+                    0.1,
+                    "How much noise the embedding of the noise level gets, relative to the spread "
+                    "of its own values. 1 to 3 is useful: 3 is for models that read a prompt, 2 "
+                    "for those that know classes only. Less is gentler.",
+                ),
+                number(
+                    "power",
+                    0.25,
+                    0.0,
+                    4.0,
+                    0.05,
+                    "How fast it fades as the image clears. 0: as much at every step. 0.25: hardly "
+                    "less until the last steps, for models that read a prompt. 1: in step with the "
+                    "noise, for those that know classes only.",
+                ),
+                advanced(_seed_input()),
+            ],
+            outputs=[_weak_model_output()],
+        )
+
+    @classmethod
+    def execute(
+        cls, model: ModelPatcher, strength: float, power: float, seed: int
+    ) -> io.NodeOutput:
+        """Return the weaker model; raise ``GuidanceError`` if its clock is not known."""
+        check(cls, strength=strength, power=power)
+        if not clock.has_clock(Network.of(model)):
+            raise bad_input(
+                cls.NAME,
+                "model",
+                f"{name_of(model)}, none of whose parts is known to read the noise level",
+                "another model, or another Weaken node",
+            )
+        return io.NodeOutput(
+            clock.make_clock_noisy(cls.NAME, model, strength=strength, power=power, seed=seed)
         )
 
 
@@ -505,5 +582,6 @@ NODES: list[type[io.ComfyNode]] = [
     BadVersionWeakenAttention,
     BadVersionWeakenBySkippingBlocks,
     BadVersionWeakenTokens,
+    BadVersionWeakenByNoisyClock,
     BadVersionWeakenPrompt,
 ]

@@ -6,6 +6,7 @@ passes          the mechanism of a worse pass of the same network
 skipping        blocks left out
 attention       weakened self-attention
 tokens          the image's tokens in another order
+clock           noise on what the network is told about the noise level
 dropout         dropped activations
 perturbations   the formulas of these
 weights         weaker weights

@@ -48,6 +48,10 @@ class Block:
         return name if self.part is None else f"{name}.{self.part}"
 
 
+# The network as a whole, as if it was one block.
+WHOLE = Block("network", 0, "")
+
+
 @dataclass(frozen=True)
 class BlockList:
     """One list of blocks, or a block that stands alone.
@@ -121,6 +125,15 @@ _TRANSFORMER = Auto(
     weak=("skip", "rank"),
 )
 
+# What most networks call the module that embeds the noise level.
+_CLOCK = (
+    "time_embed",
+    "t_embedder",
+    "time_in",
+    "time_embedding",
+    "time_text_embed.timestep_embedder",
+)
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -148,8 +161,13 @@ class Architecture:
         attention: whether ComfyUI lets the self-attention over the image's tokens be replaced.
         tokens: whether the image's tokens go through the blocks as a sequence in which they can be
             put in another order.
+        know_places: whether its blocks know where each token is, by rotary positions or the like.
+            What has positions in front of its first block alone, or none at all, does the same to
+            tokens in any order.
         flat: its sequences have no dimension for the batch.
         state: attributes in which it keeps something of one pass for the next.
+        clock: modules from which the embedding of the noise level comes that all blocks go by; of
+            these names, all that a network has. One may return several embeddings.
         unet: it is a U-Net: tokens are found in single transformers inside its blocks.
         auto: what is good where an artist leaves the choice open.
     """
@@ -168,8 +186,10 @@ class Architecture:
     cut: tuple[str | int, ...] = ("patch_size",)
     attention: bool = True
     tokens: bool = True
+    know_places: bool = True
     flat: bool = False
     state: tuple[str, ...] = ()
+    clock: tuple[str, ...] = _CLOCK
     unet: bool = False
     auto: Auto = _TRANSFORMER
 
@@ -203,6 +223,17 @@ _REFINERS = (
     BlockList("context_refiner", "context_refiner", image=False),
 )
 
+# What a distilled layer of Chroma makes the modulation of all blocks from.
+_DISTILLED_CLOCK = ("distilled_guidance_layer.in_proj",)
+_CAPTIONED_CLOCK = ("time_caption_embed.timestep_embedder",)
+# Of Trellis 2: what an artist calls its networks, and their paths.
+_TRELLIS = {
+    "shape": "img2shape",
+    "texture": "shape2txt",
+    "small_shape": "img2shape_512",
+    "structure": "structure_model",
+}
+
 # The first row that knows a network counts, so that special cases stand before the common one.
 TABLE: tuple[Architecture, ...] = (
     # Stable Diffusion 3
@@ -210,6 +241,7 @@ TABLE: tuple[Architecture, ...] = (
         classes=("diffusionmodules.mmdit.MMDiT",),
         lists=(BlockList("joint", "joint_blocks", "double_block"),),
         main="joint",
+        know_places=False,
     ),
     Architecture(
         classes=("aura.mmdit.MMDiT",),
@@ -218,17 +250,26 @@ TABLE: tuple[Architecture, ...] = (
             BlockList("single", "single_layers", "single_block"),
         ),
         main="double",
+        know_places=False,
     ),
     # The blocks at its end work on the pixels of one patch each.
     Architecture(
         classes=("chroma_radiance.model.ChromaRadiance",),
         lists=(_DOUBLE, _SINGLE, BlockList("nerf", "nerf_blocks", image=False)),
         main="double",
+        clock=_DISTILLED_CLOCK,
     ),
     Architecture(
-        classes=("flux.model.Flux", "chroma.model.Chroma", "hunyuan3d.model.Hunyuan3Dv2"),
+        classes=("flux.model.Flux", "chroma.model.Chroma"),
         lists=(_DOUBLE, _SINGLE),
         main="double",
+        clock=("time_in", *_DISTILLED_CLOCK),
+    ),
+    Architecture(
+        classes=("hunyuan3d.model.Hunyuan3Dv2",),
+        lists=(_DOUBLE, _SINGLE),
+        main="double",
+        know_places=False,
     ),
     Architecture(
         classes=("hunyuan_video.model.HunyuanVideo",),
@@ -243,6 +284,7 @@ TABLE: tuple[Architecture, ...] = (
         lists=(_DOUBLE,),
         main="double",
         image_first=True,
+        clock=("condition_embedder.time_embedder",),
     ),
     Architecture(
         classes=("hidream.model.HiDreamImageTransformer2DModel",),
@@ -267,6 +309,7 @@ TABLE: tuple[Architecture, ...] = (
         text="input_ids",
         attention=False,
         state=("_kv_cache_entries", "_visual_cache"),
+        clock=("t_embedder1",),
     ),
     # Lumina 2, Z-Image, also of pixels
     Architecture(
@@ -288,6 +331,7 @@ TABLE: tuple[Architecture, ...] = (
             BlockList("layer", "layers"),
         ),
         main="layer",
+        clock=_CAPTIONED_CLOCK,
     ),
     # Like OmniGen 2, with blocks that have the text apart before the others
     Architecture(
@@ -304,6 +348,7 @@ TABLE: tuple[Architecture, ...] = (
             BlockList("single", "single_stream_layers"),
         ),
         main="double",
+        clock=_CAPTIONED_CLOCK,
     ),
     Architecture(
         classes=(
@@ -325,6 +370,7 @@ TABLE: tuple[Architecture, ...] = (
         lists=(BlockList("layer", "layers"),),
         main="layer",
         cut=(),
+        clock=("t_embedding",),
     ),
     Architecture(
         classes=("ernie.model.ErnieImageModel",),
@@ -339,6 +385,7 @@ TABLE: tuple[Architecture, ...] = (
         main="block",
         text="context",
         cut=("patch",),
+        clock=("tmlp",),
     ),
     # What its network calls in place of a block fails in ComfyUI itself.
     Architecture(
@@ -348,6 +395,7 @@ TABLE: tuple[Architecture, ...] = (
             BlockList("visual_transformer", "visual_transformer_blocks"),
         ),
         main="visual_transformer",
+        clock=("time_embeddings",),
     ),
     # PixelDiT, PiD. The blocks at the end work on the pixels of one patch each.
     Architecture(
@@ -363,6 +411,7 @@ TABLE: tuple[Architecture, ...] = (
         lists=(BlockList("block", "blocks", hands_on=("hidden_states", "encoder_hidden_states")),),
         main="block",
         cut=("patch_size_t", "patch_size", "patch_size"),
+        clock=("time_embedding_linear_2",),
     ),
     # MiniMax H3: one sequence of text, references, sound and, at its end, the video
     Architecture(
@@ -371,6 +420,7 @@ TABLE: tuple[Architecture, ...] = (
         main="block",
         image_ends_stream=True,
         flat=True,
+        clock=("time_embedder",),
     ),
     # Its tokens go through in windows, all videos of a batch one after the other.
     Architecture(
@@ -381,6 +431,7 @@ TABLE: tuple[Architecture, ...] = (
         attention=False,
         tokens=False,
         flat=True,
+        clock=("emb_in.proj_hid",),
     ),
     # Points and a camera, which have no rows and columns
     Architecture(
@@ -395,17 +446,13 @@ TABLE: tuple[Architecture, ...] = (
         classes=("trellis2.model.Trellis2",),
         lists=tuple(
             BlockList(name, f"{path}.blocks", image=False, replaceable=False)
-            for name, path in (
-                ("shape", "img2shape"),
-                ("texture", "shape2txt"),
-                ("small_shape", "img2shape_512"),
-                ("structure", "structure_model"),
-            )
+            for name, path in _TRELLIS.items()
         ),
         cut=(),
         attention=False,
         tokens=False,
         flat=True,
+        clock=tuple(f"{path}.t_embedder" for path in _TRELLIS.values()),
         auto=_WEIGHTS,
     ),
     # LTX with sound, which goes through the blocks beside the video
@@ -415,12 +462,21 @@ TABLE: tuple[Architecture, ...] = (
         main="transformer",
         alone=True,
         cut=(),
+        clock=tuple(
+            f"{path}adaln_single.emb"
+            for path in (
+                *("", "prompt_", "audio_", "audio_prompt_"),
+                *("av_ca_video_scale_shift_", "av_ca_audio_scale_shift_"),
+                *("av_ca_a2v_gate_", "av_ca_v2a_gate_"),
+            )
+        ),
     ),
     Architecture(
         classes=("lightricks.model.LTXVModel",),
         lists=(BlockList("transformer", "transformer_blocks", "double_block"),),
         main="transformer",
         cut=(),
+        clock=("adaln_single.emb", "prompt_adaln_single.emb"),
     ),
     Architecture(
         classes=("genmo.joint_model.asymm_models_joint.AsymmDiTJoint",),
@@ -477,6 +533,7 @@ TABLE: tuple[Architecture, ...] = (
         lists=(_BARE_BLOCKS,),
         main="block",
         attention=False,
+        know_places=False,
     ),
     # Cosmos, Cosmos Predict 2, Anima: tokens in rows and columns
     Architecture(
@@ -485,6 +542,7 @@ TABLE: tuple[Architecture, ...] = (
         main="block",
         cut=("patch_temporal", "patch_spatial", "patch_spatial"),
         tokens=False,
+        clock=("t_embedder.1",),
     ),
     # Stable Audio 3, whose patch point forgets a part of what its blocks are given
     Architecture(
@@ -492,6 +550,7 @@ TABLE: tuple[Architecture, ...] = (
         has=("transformer.global_cond_embedder",),
         lists=(BlockList("layer", "transformer.layers"),),
         main="layer",
+        clock=("to_timestep_embed",),
     ),
     # Stable Audio, whose sound comes after a token for its length
     Architecture(
@@ -499,12 +558,14 @@ TABLE: tuple[Architecture, ...] = (
         lists=(BlockList("layer", "transformer.layers", "double_block"),),
         main="layer",
         image_ends_stream=True,
+        clock=("to_timestep_embed",),
     ),
     Architecture(
         classes=("ace.model.ACEStepTransformer2DModel",),
         lists=(BlockList("transformer", "transformer_blocks"),),
         main="transformer",
         attention=False,
+        clock=("timestep_embedder",),
     ),
     Architecture(
         classes=("ace.ace_step15.AceStepConditionGenerationModel",),
@@ -515,6 +576,7 @@ TABLE: tuple[Architecture, ...] = (
         main="layer",
         cut=("decoder.patch_size",),
         attention=False,
+        clock=("decoder.time_embed.linear_2",),
     ),
     # MiniMax Music, whose sound comes after a token for the noise level
     Architecture(
@@ -523,8 +585,10 @@ TABLE: tuple[Architecture, ...] = (
         main="layer",
         cut=(),
         attention=False,
+        clock=("diffusion_transformer.to_timestep_embed",),
     ),
-    # Stable Cascade, whose blocks are lists of parts that are called one by one
+    # Stable Cascade, whose blocks are lists of parts that are called one by one. No module of its
+    # own embeds the noise level.
     Architecture(
         classes=("cascade.stage_c.StageC", "cascade.stage_b.StageB"),
         lists=(
@@ -532,6 +596,7 @@ TABLE: tuple[Architecture, ...] = (
             BlockList("up", "up_blocks", image=False, replaceable=False),
         ),
         main="down",
+        clock=(),
         auto=_WEIGHTS,
     ),
     # Stable Diffusion 1 and 2, SDXL, Stable Video Diffusion, and whatever else is built like them
@@ -542,11 +607,12 @@ TABLE: tuple[Architecture, ...] = (
             BlockList("middle", "middle_block"),
             BlockList("output", "output_blocks"),
         ),
+        know_places=False,
         unet=True,
         auto=_UNET,
     ),
     # Transformers that no row knows
-    Architecture(image_first=None, padding="pad_tokens_multiple"),
+    Architecture(image_first=None, padding="pad_tokens_multiple", know_places=False),
 )
 
 # The lists that most of an unknown transformer's depth may sit in, short of "_blocks".
@@ -616,7 +682,7 @@ class Network:
         groups = {of.name: _blocks_of(module, of) for of in lists}
         self.groups = {group: blocks for group, blocks in groups.items() if blocks}
         if not self.groups:
-            self.groups = {"network": [Block("network", 0, "")]}
+            self.groups = {WHOLE.group: [WHOLE]}
         elif self.main and self.main not in self.groups:
             self.main = max(self.groups, key=lambda group: len(self.groups[group]))
 
@@ -634,6 +700,12 @@ class Network:
     def blocks(self) -> list[Block]:
         """All blocks; the network as a whole is the only one where no lists of them are found."""
         return [block for group in self.groups.values() for block in group]
+
+    @property
+    def clocks(self) -> dict[str, nn.Module]:
+        """The modules that embed the noise level, by path; none where no row knows one."""
+        found = {path: _found(self.module, path) for path in self.architecture.clock}
+        return {path: module for path, module in found.items() if module is not None}
 
     def module_of(self, block: Block) -> nn.Module:
         """The module of a block."""

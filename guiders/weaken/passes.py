@@ -5,7 +5,7 @@ the pass lasts, the wrapper stands in ComfyUI's patch points, and where a networ
 around a block, in the block module's ``forward``. Nothing is left behind when the pass is over.
 
 Here is the mechanism alone. What is changed while a pass lasts: :mod:`.skipping`,
-:mod:`.attention`, :mod:`.tokens`, :mod:`.dropout`.
+:mod:`.attention`, :mod:`.tokens`, :mod:`.clock`, :mod:`.dropout`.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ from torch import Size, Tensor, nn
 
 from ..comfy import WrappersMP
 from ..errors import bad_input
+from ..models import time_of
 from .blocks import summary
-from .network import Block, Network, state_set_aside
+from .network import WHOLE, Block, Network, state_set_aside
 
 if TYPE_CHECKING:
     from ..comfy import ModelPatcher
@@ -50,6 +51,7 @@ class Pass:
         shape: of the latent that goes in, ``[batch, channels, (frames,) height, width]``; where
             sound or a camera goes in beside an image, of the image's.
         sigmas: its noise level, ``[batch]``.
+        sampling: ComfyUI's ``model_sampling``, which knows what a noise level means.
         inputs: what else the network is given, by name.
         options: ComfyUI's transformer options of this pass, to be changed at will.
         undo: what is pushed here happens when the pass is over.
@@ -60,6 +62,7 @@ class Pass:
     network: Network
     shape: Size
     sigmas: Tensor
+    sampling: Any
     inputs: Mapping[str, Any]
     options: dict[str, Any]
     undo: ExitStack
@@ -70,6 +73,11 @@ class Pass:
     def sigma(self) -> float:
         """The noise level; asking for it waits for the device."""
         return float(self.sigmas.max())
+
+    @property
+    def time(self) -> float:
+        """What the network's clock shows, 0 to 1, where 1 is noise alone."""
+        return time_of(self.sampling, self.sigma)
 
     def replace(self, kind: str, key: tuple[Any, ...], patch: Callable[..., Any]) -> None:
         """Stand in one of ComfyUI's ``patches_replace``."""
@@ -175,7 +183,8 @@ def weakened(
     Args:
         node: display name of the artist's node, for messages.
         model: untouched.
-        blocks: of its network, those that ``change`` makes worse.
+        blocks: of its network, those that ``change`` makes worse; :data:`.network.WHOLE` alone
+            where it has to do with no block.
         change: is called at the start of a pass, and notes in ``Pass.reached`` what it came to.
     """
     weak = model.clone()
@@ -221,9 +230,9 @@ class _Passes:
             undo.enter_context(state_set_aside(module))
             shape = torch.Size((kwargs.get("latent_shapes") or [x.shape])[0])
             inputs = {"context": c_crossattn, **kwargs}
-            self.change(
-                Pass(network, shape, t, inputs, options, undo, self.reached, self.one_stream)
-            )
+            sampling = executor.class_obj.model_sampling
+            seen = self.reached, self.one_stream
+            self.change(Pass(network, shape, t, sampling, inputs, options, undo, *seen))
             denoised = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
         # Only the first pass tells: others may rightly be cut short, by a cache of blocks, say.
         if next(self.count) == 0:
@@ -233,6 +242,14 @@ class _Passes:
     def _report_missed(self, network: Network) -> None:
         """Say which blocks were left as they are; that all of them were is an error."""
         missed = summary(block for block in self.blocks if block not in self.reached)
+        if not self.reached and WHOLE in self.blocks:
+            raise bad_input(
+                self.node,
+                "model",
+                f"{network.name}, on which this node has no effect",
+                "a model in which nothing else stands where this node does, or another kind of "
+                "weakening",
+            )
         if not self.reached:
             raise bad_input(
                 self.node,

@@ -1,4 +1,4 @@
-"""What makes a pass of a network worse: weakened attention, shuffled tokens, dropped activations.
+"""What makes a pass of a network worse: attention, tokens, its clock and activations, weakened.
 
 Pure functions. Queries, keys and values are ``[batch, heads, tokens, width]``; the tokens of the
 image are ``span`` of them, in the order of ``grid``: frames, rows, columns. What else is in the
@@ -16,6 +16,8 @@ from torch import Tensor
 # Attention as the network computes it: queries, keys, values and an additive mask or None.
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 Grid = tuple[int, int, int]
+
+_POWER_ITERATIONS = 16
 
 
 def identity_attention(
@@ -133,8 +135,8 @@ def windowed_attention(
     return out
 
 
-def shuffle_tokens(x: Tensor, span: slice, share: float, generator: torch.Generator) -> Tensor:
-    """Put a share of the image's tokens in another order, the same for the whole batch.
+def shuffled_order(x: Tensor, span: slice, share: float, generator: torch.Generator) -> Tensor:
+    """An order in which a share of the image's tokens change places, the same for the whole batch.
 
     A permutation keeps the norm and the statistics of the tokens (Rajabi et al. 2025, arXiv
     2506.10036, section 3).
@@ -144,6 +146,9 @@ def shuffle_tokens(x: Tensor, span: slice, share: float, generator: torch.Genera
         span: which of them are the image's.
         share: of these, how many change places among themselves, 0 to 1; two at least.
         generator: of a CPU, so that one seed gives the same order on any device.
+
+    Returns:
+        For each place the one whose token goes there, ``[1, tokens]``.
     """
     length = span.stop - span.start
     count = min(length, max(2, round(share * length)))
@@ -151,7 +156,74 @@ def shuffle_tokens(x: Tensor, span: slice, share: float, generator: torch.Genera
     order = torch.arange(x.shape[1])
     # One cycle through all that were chosen, so that none stays where it was.
     order[chosen] = chosen.roll(1)
-    return x[:, order.to(x.device)]
+    return order[None].to(x.device)
+
+
+def swapped_order(x: Tensor, span: slice, share: float) -> Tensor:
+    """An order in which the image's tokens that are most unlike each other are swapped, in pairs.
+
+    Self-swap guidance (Zhang et al. 2026, arXiv 2604.08048): pairs of the least cosine similarity.
+    To compare all tokens with each other would take the square of their number, for a video's
+    30,000 tokens at each block. So the similarity of two tokens is taken along the one direction in
+    which the image's tokens of length 1 differ most: the sum over pairs is least there if the
+    token at one end goes with that at the other, and so on inwards. Time and memory are those of
+    one copy of the tokens and some products with a vector. An image depends on nothing but itself.
+
+    Args:
+        x: tokens ``[batch, tokens, width]``; of any precision, half precision is worked on in
+            single.
+        span: which of them are the image's.
+        share: of these, how many change places, 0 to 1; one pair at least.
+
+    Returns:
+        For each place the one whose token goes there, ``[batch, tokens]``; its own inverse.
+    """
+    length = span.stop - span.start
+    pairs = min(length // 2, max(1, round(share * length / 2)))
+    order = torch.arange(x.shape[1], device=x.device).repeat(len(x), 1)
+    # One image after the other: less memory, and the same numbers in any batch.
+    for own, image in zip(order, x[:, span], strict=True):
+        ranks = span.start + _along_main_axis(image).argsort(stable=True)
+        low, high = ranks[:pairs], ranks.flip(0)[:pairs]
+        own[low], own[high] = high, low
+    return order
+
+
+def _along_main_axis(image: Tensor) -> Tensor:
+    """Where tokens ``[tokens, width]``, brought to length 1, lie on the axis of most variance."""
+    exact = torch.promote_types(image.dtype, torch.float32)
+    tokens = image.to(exact, copy=True)
+    tiny = torch.finfo(exact).tiny
+    tokens.div_(tokens.norm(dim=1, keepdim=True).clamp_min(tiny))
+    tokens.sub_(tokens.mean(0))
+    # Power iteration, from the token that differs most from the mean.
+    axis = tokens.index_select(0, tokens.norm(dim=1).argmax()[None])[0]
+    for _ in range(_POWER_ITERATIONS):
+        axis = tokens.T @ (tokens @ axis)
+        axis = axis / axis.norm().clamp_min(tiny)
+    return tokens @ axis
+
+
+def in_order(x: Tensor, order: Tensor) -> Tensor:
+    """Tokens ``[batch, tokens, width]`` in an order, ``[1 or batch, tokens]``."""
+    return x[:, order[0]] if len(order) == 1 else x.take_along_dim(order[..., None], 1)
+
+
+def noisy_embedding(embedding: Tensor, amount: float, generator: torch.Generator) -> Tensor:
+    """Add noise to an embedding, relative to the spread of its own values: ``e + amount·std(e)·n``.
+
+    The noise of time step guidance (Sadat et al. 2024, arXiv 2407.02687, section 4). It is one for
+    the whole batch, so that an image does not depend on what it is batched with, and one for all
+    frames and tokens that have a time of their own.
+
+    Args:
+        embedding: ``[…, width]``; of any precision, half precision is worked on in single.
+        amount: of noise; 0 for none.
+        generator: of a CPU, so that one seed gives the same noise on any device.
+    """
+    exact = embedding.to(torch.promote_types(embedding.dtype, torch.float32))
+    noise = torch.randn(embedding.shape[-1], generator=generator).to(exact)
+    return (exact + amount * exact.std(-1, keepdim=True) * noise).to(embedding.dtype)
 
 
 def drop_activations(x: Tensor, rate: float, generator: torch.Generator) -> Tensor:

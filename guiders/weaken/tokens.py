@@ -17,54 +17,72 @@ from .perturbations import generator_for
 if TYPE_CHECKING:
     from ..comfy import ModelPatcher
 
+SHUFFLE, SWAP = MODES = ("shuffle", "swap")
+
 
 def has_tokens(network: Network, block: Block) -> bool:
     """Whether the image goes into a block as tokens that can be put in another order."""
     return network.has_tokens(block)
 
 
-def shuffle_tokens(
-    node: str, model: ModelPatcher, *, share: float, seed: int, blocks: Sequence[Block]
+def reorder_tokens(
+    node: str,
+    model: ModelPatcher,
+    *,
+    mode: str,
+    share: float,
+    seed: int,
+    blocks: Sequence[Block],
 ) -> ModelPatcher:
     """Put a share of the image's tokens in another order on their way into blocks.
 
-    Token perturbation guidance (Rajabi et al. 2025, arXiv 2506.10036). Each noise level and each
-    block has an order of its own, the same for the same seed.
+    Token perturbation guidance (Rajabi et al. 2025, arXiv 2506.10036) and self-swap guidance (Zhang
+    et al. 2026, arXiv 2604.08048). Each block has an order of its own.
+
+    Behind a block that knows the place of each token, the order is put right again. Where blocks do
+    not know them, that would undo all of it; there tokens stay where they are, for the connections
+    around the transformers of a U-Net, and the end of the network, to find them in the wrong place.
 
     Args:
         node: display name of the artist's node, for messages.
         model: untouched.
+        mode: ``shuffle`` for a random order, another one at each noise level; ``swap`` for the most
+            unlike tokens in each other's places.
         share: of the tokens that change places, above 0, up to 1.
-        seed: of the order.
+        seed: of the random order.
         blocks: of its network; of a U-Net's, the transformers in them.
     """
 
-    def shuffle(run: Pass) -> None:
-        order = _Order(share, seed, run.sigma)
+    def reorder(run: Pass) -> None:
+        order = _Order(mode, share, seed, run.sigma)
         if run.network.is_unet:
-            _shuffle_in_unet(run, order, blocks)
+            _reorder_in_unet(run, order, blocks)
             return
         places = Places(run)
-        Around(node, run, blocks, partial(_shuffle_streams, run, order, places))
+        Around(node, run, blocks, partial(_reorder_streams, run, order, places))
         places.watch(run)
 
-    return weakened(node, model, blocks, shuffle)
+    return weakened(node, model, blocks, reorder)
 
 
 @dataclass(frozen=True)
 class _Order:
     """The order of the tokens in one pass."""
 
+    mode: str
     share: float
     seed: int
     sigma: float
 
     def of(self, x: Tensor, span: slice, path: str) -> Tensor:
+        """For each place the one whose token goes there, ``[1 or batch, tokens]``."""
+        if self.mode == SWAP:
+            return perturbations.swapped_order(x, span, self.share)
         generator = generator_for("cpu", self.seed, self.sigma, path)
-        return perturbations.shuffle_tokens(x, span, self.share, generator)
+        return perturbations.shuffled_order(x, span, self.share, generator)
 
 
-def _shuffle_streams(
+def _reorder_streams(
     run: Pass, order: _Order, places: Places, block: Block, streams: Streams, go_on: GoOn
 ) -> Streams:
     stream = run.network.stream_of(block)
@@ -74,19 +92,29 @@ def _shuffle_streams(
     if span is None:
         return go_on(streams)
     run.reached.add(block)
-    shuffled = order.of(batched, span, block.path).view_as(x)
-    return go_on({**streams, stream: run.with_image(streams[stream], shuffled)})
+    there = order.of(batched, span, block.path)
+
+    def reordered(streams: Streams, order: Tensor) -> Streams:
+        x = run.image_of(streams[stream])
+        batched = x[None] if run.network.architecture.flat else x
+        moved = perturbations.in_order(batched, order).view_as(x)
+        return {**streams, stream: run.with_image(streams[stream], moved)}
+
+    out = go_on(reordered(streams, there))
+    if not run.network.architecture.know_places:
+        return out
+    return reordered(out, there.argsort(-1))
 
 
-def _shuffle_in_unet(run: Pass, order: _Order, blocks: Sequence[Block]) -> None:
+def _reorder_in_unet(run: Pass, order: _Order, blocks: Sequence[Block]) -> None:
     for block in blocks:
         for transformer in run.network.transformers(block):
             module = run.network.module_of(transformer)
-            forward = partial(_on_shuffled, run, order, block, transformer, module.forward)
+            forward = partial(_on_reordered, run, order, block, transformer, module.forward)
             run.detour(module, forward)
 
 
-def _on_shuffled(
+def _on_reordered(
     run: Pass,
     order: _Order,
     block: Block,
@@ -98,4 +126,5 @@ def _on_shuffled(
     **kwargs: Any,
 ) -> Tensor:
     run.reached.add(block)
-    return original(order.of(x, slice(0, x.shape[1]), transformer.path), *args, **kwargs)
+    there = order.of(x, slice(0, x.shape[1]), transformer.path)
+    return original(perturbations.in_order(x, there), *args, **kwargs)

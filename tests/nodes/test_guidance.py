@@ -109,7 +109,17 @@ WORKFLOWS_RELY_ON = {
     ),
     "BadVersionWeakenBySkippingBlocks": ({"model": "MODEL", "blocks": "STRING"}, "MODEL"),
     "BadVersionWeakenTokens": (
-        {"model": "MODEL", "strength": "FLOAT", "seed": "INT", "blocks": "STRING"},
+        {
+            "model": "MODEL",
+            "strength": "FLOAT",
+            "seed": "INT",
+            "blocks": "STRING",
+            "mode": "COMBO",
+        },
+        "MODEL",
+    ),
+    "BadVersionWeakenByNoisyClock": (
+        {"model": "MODEL", "strength": "FLOAT", "power": "FLOAT", "seed": "INT"},
         "MODEL",
     ),
     "BadVersionWeakenPrompt": (
@@ -241,6 +251,8 @@ WORKFLOWS_RELY_ON = {
 }
 OPTIONAL = {"negative", "weak_model", "weak_positive", "schedule", "shape", *PUSH, "probe", "vae"}
 OPTIONAL |= {*OTHER_PROBES, *SWEPT, "sweep", "weak_every", "more_pushes", "prompt"}
+# Newer than their node: saved prompts run without them.
+LATER = {"BadVersionWeakenTokens": {"mode"}}
 NEEDED = {
     "BadVersionGuidanceSchedulePreview": {"schedule"},
     "BadVersionGuidancePlot": {"probe"},
@@ -276,6 +288,7 @@ CHOICES = {
     "BadVersionCapShape": {"relative_to": ["other push", "number"]},
     "BadVersionHistoryPush": {"mode": ["momentum", "average"]},
     "BadVersionWeakenAttention": {"mode": ["identity", "blur", "window"]},
+    "BadVersionWeakenTokens": {"mode": ["shuffle", "swap"]},
     "BadVersionWeakenPrompt": {"mode": ["drop", "noise", "blur"]},
 }
 
@@ -298,7 +311,7 @@ def test_inputs_have_the_names_and_types_that_workflows_rely_on(schema):
     # The order too: a workflow saves the values of widgets without their names.
     assert [(i.id, i.io_type) for i in schema.inputs] == list(inputs.items())
     assert {i.id for i in schema.inputs if i.optional} == (
-        OPTIONAL - NEEDED.get(schema.node_id, set())
+        OPTIONAL - NEEDED.get(schema.node_id, set()) | LATER.get(schema.node_id, set())
     ) & inputs.keys()
 
 

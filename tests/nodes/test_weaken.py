@@ -25,7 +25,7 @@ NODES = [
         "BadVersionWeakenAttention",
         "BadVersionWeakenBySkippingBlocks",
     ),
-    *("BadVersionWeakenTokens", "BadVersionWeakenPrompt"),
+    *("BadVersionWeakenTokens", "BadVersionWeakenByNoisyClock", "BadVersionWeakenPrompt"),
 ]
 DRAWS, SAMPLED = 300, 14  # per node
 

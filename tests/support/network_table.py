@@ -71,11 +71,15 @@ MODELS = {
 }
 ENGLISH = {
     "heading": "## On which models",
-    "columns": ("model", "attention", "tokens", "skipping", "dropout", "without a weak model"),
+    "columns": (
+        *("model", "attention", "tokens", "skipping", "dropout", "noisy clock"),
+        "without a weak model",
+    ),
     "yes": "yes",
     "attention": "no: cannot be replaced",
     "tokens": "no: not one sequence",
     "skip": "no: not whole blocks",
+    "clock": "no: not a part of its own",
     "ways": {"attention": "weaker attention", "skip": "skipped blocks", "rank": "low rank"},
     "before": "Which nodes can weaken which model in a recent ComfyUI, and what the guider does "
     "where no weak model is connected and *Guidance Recipe* knows no recipe. The *Weaken* nodes "
@@ -84,18 +88,22 @@ ENGLISH = {
 }
 CHINESE = {
     "heading": "## 适用于哪些模型",
-    "columns": ("模型", "注意力", "打乱 token", "跳过模块", "随机失活", "未连接弱模型时"),
+    "columns": (
+        *("模型", "注意力", "打乱 token", "跳过模块", "随机失活", "时间步加噪"),
+        "未连接弱模型时",
+    ),
     "yes": "是",
     "attention": "否：无法替换",
     "tokens": "否：不是单一序列",
     "skip": "否：模块不完整",
+    "clock": "否：没有单独的部分",
     "ways": {"attention": "弱化注意力", "skip": "跳过模块", "rank": "降低秩"},
     "before": "在较新的 ComfyUI 中，哪些弱化节点能处理哪些模型，以及没有连接弱模型、"
     "“引导配方”也没有配方时引导器怎么做。"
     "未列出的弱化节点适用于所有模型。标为“否”时，节点会在采样之前报错。",
 }
 LANGUAGES = {"English": ENGLISH, "中文": CHINESE}
-KINDS = ("attention", "tokens", "skip", "dropout")
+KINDS = ("attention", "tokens", "skip", "dropout", "clock")
 
 
 def rows(
@@ -127,14 +135,15 @@ def of_pack(
     """What the nodes of the pack say of each small model that the running ComfyUI loads."""
     from support.rare_models import EVERY_BY_NAME
     from support.rig import call
-    from support.weakening import NODES
+    from support.weakening import NODES, WITHOUT_BLOCKS
 
     kinds = {"attention": "blur", **{kind: kind for kind in KINDS[1:]}}
 
     def can(name: str, kind: str) -> bool:
         node, inputs = NODES[kinds[kind]]
         try:
-            call(nodes[node], model=build(name), **inputs, blocks="auto")
+            chosen = {} if kind in WITHOUT_BLOCKS else {"blocks": "auto"}
+            call(nodes[node], model=build(name), **inputs, **chosen)
         except pack.guiders.errors.GuidanceError:
             return False
         return True

@@ -30,13 +30,17 @@ NODES = {
     "window": ("BadVersionWeakenAttention", {"mode": "window", "strength": 0.8}),
     "skip": ("BadVersionWeakenBySkippingBlocks", {}),
     "tokens": ("BadVersionWeakenTokens", {"strength": 0.5, "seed": 3}),
+    "clock": ("BadVersionWeakenByNoisyClock", {"strength": 2.0, "power": 0.5, "seed": 3}),
     "dropout": ("BadVersionWeakenWithDropout", {"rate": 0.2, "seed": 3}),
 }
-RANDOM = ("tokens", "dropout")
+RANDOM = ("tokens", "clock", "dropout")
+WITHOUT_BLOCKS = ("clock",)  # that an artist could choose
 
 
 # No blocks that anything else can be done to than to their weights and activations.
 OPAQUE = ("cascade_b", "cascade_c", "trellis2")
+# No module of their own embeds the noise level.
+WITHOUT_CLOCK = ("cascade_b", "cascade_c")
 # Whose tokens are in rows and columns, in windows, or nowhere in particular.
 WITHOUT_TOKENS = ("cosmos", "cosmos_predict2", "anima", "seed_vr2", "tripo_splat")
 # To the attention of these ComfyUI hands no options, or it is one of another kind.
@@ -49,6 +53,8 @@ WITHOUT_ATTENTION = (
 def can_weaken(kind: str, architecture: Architecture) -> bool:
     """Whether ComfyUI lets this be done to that architecture."""
     name = architecture.name
+    if kind == "clock":
+        return name not in WITHOUT_CLOCK
     if name in OPAQUE:
         return kind == "dropout"
     if kind == "tokens":

@@ -224,7 +224,14 @@ def bad_versions() -> dict[str, Callable[[Graph], Inputs]]:
         ),
         "Weaken by Skipping Blocks": weakened("BySkippingBlocks", with_lora=True, blocks="auto"),
         "Weaken Tokens": weakened(
-            "Tokens", strength=lambda graph: graph.strength(0.2, 0.8), seed=seed, blocks="auto"
+            "Tokens",
+            strength=lambda graph: graph.strength(0.2, 0.8),
+            seed=seed,
+            blocks="auto",
+            mode=lambda graph: graph.random.choice(["shuffle", "swap"]),
+        ),
+        "Weaken by Noisy Clock": weakened(
+            "ByNoisyClock", strength=lambda graph: graph.strength(0.5, 3.0), power=0.25, seed=seed
         ),
         "schedule and shape": shaped_and_scheduled,
         "every second step": every_second_step,

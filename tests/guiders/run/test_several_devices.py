@@ -144,6 +144,7 @@ def test_trouble_leaves_nothing(how, split, fresh, two_parts, negative, guide):
     [
         ("BadVersionWeakenBySkippingBlocks", {"blocks": "1"}),
         ("BadVersionWeakenWithDropout", {"rate": 0.2, "seed": 1, "blocks": "all"}),
+        ("BadVersionWeakenByNoisyClock", {"strength": 2.0, "power": 0.5, "seed": 1}),
     ],
     ids=lambda value: value[0],
 )

@@ -3,6 +3,7 @@
 import sys
 
 import pytest
+import torch
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +29,12 @@ def weaken(comfy_nodes):
     """Execute one of the nodes."""
     # ComfyUI can be imported only once pytest is configured, which may be after this is read.
     from support.rig import call
-    from support.weakening import NODES
+    from support.weakening import NODES, WITHOUT_BLOCKS
 
     def weaken(kind, model, blocks="auto", **changed):
         node, inputs = NODES[kind]
-        inputs = {**inputs, "blocks": blocks, **changed}
+        chosen = {} if kind in WITHOUT_BLOCKS else {"blocks": blocks}
+        inputs = {**inputs, **chosen, **changed}
         return call(comfy_nodes[node], model=model, **inputs)[0]
 
     return weaken
@@ -64,15 +66,15 @@ def seen(monkeypatch, pack):
     """
     sequences = []
 
-    def shuffle_tokens(x, span, share, generator):
+    def shuffled_order(x, span, share, generator):
         sequences.append((x.clone(), span, None))
-        return x
+        return torch.arange(x.shape[1])[None]
 
     def blurred_attention(q, k, v, span, grid, *_):
         # Values depend on nothing but the token; there is one for each of its heads.
         sequences.append((v.transpose(1, 2).flatten(2), span, grid))
         return v
 
-    monkeypatch.setattr(pack.guiders.weaken.perturbations, "shuffle_tokens", shuffle_tokens)
+    monkeypatch.setattr(pack.guiders.weaken.perturbations, "shuffled_order", shuffled_order)
     monkeypatch.setattr(pack.guiders.weaken.perturbations, "blurred_attention", blurred_attention)
     return sequences

@@ -19,6 +19,7 @@ WEAK = {
     "Attention": {"mode": "identity", "strength": 0.5, "blocks": "1-2"},
     "BySkippingBlocks": {"blocks": "1"},
     "Tokens": {"strength": 0.5, "seed": 3, "blocks": "1"},
+    "ByNoisyClock": {"strength": 2.0, "power": 0.5, "seed": 3},
     "WithDropout": {"rate": 0.2, "seed": 3, "blocks": "1-2"},
     "WithNoise": {"amount": 0.2, "seed": 3, "blocks": "1"},
     "WithFewerBits": {"bits": 3, "blocks": "1"},

@@ -270,10 +270,10 @@ def test_same_seed_gives_the_same_bits(kind, architecture, model, weaken):
         assert distance(sample(model, seed=4), expected) > 1e-3
 
 
-@pytest.mark.parametrize("kind", RANDOM)
+@pytest.mark.parametrize("kind", ["tokens", "dropout"])
 def test_each_step_and_block_has_random_numbers_of_its_own(kind, weaken, monkeypatch, pack):
     seeds = []
-    name = {"tokens": "shuffle_tokens", "dropout": "drop_activations"}[kind]
+    name = {"tokens": "shuffled_order", "dropout": "drop_activations"}[kind]
     function = getattr(pack.guiders.weaken.perturbations, name)
 
     def noted(*args):
@@ -424,8 +424,9 @@ def test_blocks_that_are_mere_lists(kind, weaken, error):
     if kind == "dropout":
         weaken(kind, model)
         return
+    says_so = r"got .* this model \(\w+\) has none|got SD3, none of whose parts|newer ComfyUI"
     for blocks in ("auto", "all", "down 1"):
-        with pytest.raises(error, match=r"got .* this model \(\w+\) has none|newer ComfyUI"):
+        with pytest.raises(error, match=says_so):
             weaken(kind, model, blocks)
 
 

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 # Three tokens of text before the picture, and two behind it; two frames that are not square.
 BEFORE, AFTER, GRID = 3, 2, (2, 4, 6)
@@ -319,6 +320,11 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+def shuffled(perturbations, tokens, span, share):
+    order = perturbations.shuffled_order(tokens, span, share, seeded())
+    return perturbations.in_order(tokens, order)
+
+
 @pytest.mark.parametrize(
     ("share", "moved"),
     [(0.01, 2), (0.05, 2), (0.1, 4), (0.5, 20), (0.99, 40), (1.0, 40)],
@@ -327,7 +333,7 @@ def test_shuffle(share, moved, perturbations, tokens):
     """In a span of 40 tokens; fewer than two cannot change places."""
     span = slice(7, 47)
     before = tokens.clone()
-    out = perturbations.shuffle_tokens(tokens, span, share, seeded())
+    out = shuffled(perturbations, tokens, span, share)
     assert torch.equal(tokens, before) and out.shape == tokens.shape
     changed = (out != tokens).any(-1)
     assert torch.equal(changed[0], changed[1]) and torch.equal(changed[0], changed[2])
@@ -341,18 +347,141 @@ def test_shuffle(share, moved, perturbations, tokens):
 
 
 def test_shuffle_takes_its_order_from_the_generator(perturbations, tokens):
-    def shuffled(seed):
-        return perturbations.shuffle_tokens(tokens, slice(0, 50), 0.5, seeded(seed))
+    def order(seed):
+        return perturbations.shuffled_order(tokens, slice(0, 50), 0.5, seeded(seed))
 
-    assert torch.equal(shuffled(1), shuffled(1))
-    assert not torch.equal(shuffled(1), shuffled(2))
+    assert torch.equal(order(1), order(1))
+    assert not torch.equal(order(1), order(2))
 
 
 def test_shuffle_of_very_few_tokens(perturbations, tokens):
-    two = perturbations.shuffle_tokens(tokens, slice(3, 5), 0.01, seeded())
+    two = shuffled(perturbations, tokens, slice(3, 5), 0.01)
     assert torch.equal(two[:, 3], tokens[:, 4]) and torch.equal(two[:, 4], tokens[:, 3])
-    one = perturbations.shuffle_tokens(tokens, slice(3, 4), 1.0, seeded())
+    one = shuffled(perturbations, tokens, slice(3, 4), 1.0)
     assert torch.equal(one, tokens)
+
+
+# Tokens that are unlike each other
+
+
+def unlike(perturbations, x, share, span=None):
+    """The pairs that are swapped, of each image."""
+    span = span or slice(0, x.shape[1])
+    order = perturbations.swapped_order(x, span, share)
+    assert order.shape == x.shape[:2]
+    # Its own inverse, so that it puts back what it has moved.
+    assert torch.equal(order.gather(1, order), torch.arange(x.shape[1]).expand_as(order))
+    return [{(i, j) for i, j in enumerate(own.tolist()) if i < j} for own in order]
+
+
+def similarity(pairs, x):
+    """Mean cosine similarity of pairs of tokens, ``[tokens, width]``."""
+    unit = x.double() / x.double().norm(dim=1, keepdim=True)
+    return sum(float(unit[i] @ unit[j]) for i, j in pairs) / len(pairs)
+
+
+def along_one_axis(count, dtype=torch.float64):
+    """Tokens of one direction each, most of which differ along one axis; of any length."""
+    generator = seeded(3)
+    mean, axis = torch.linalg.qr(torch.randn(16, 2, generator=generator, dtype=torch.float64)).Q.T
+    place = torch.randn(count, 1, generator=generator, dtype=torch.float64)
+    other = torch.randn(count, 16, generator=generator, dtype=torch.float64)
+    length = 0.5 + torch.rand(count, 1, generator=generator, dtype=torch.float64)
+    return (length * (2 * mean + place * axis + 0.02 * other)).to(dtype)
+
+
+@pytest.mark.parametrize(("share", "pairs"), [(0.001, 1), (0.2, 4), (0.5, 10), (1.0, 20)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_swapped_pairs_are_the_ends_of_the_main_axis(dtype, share, pairs, perturbations):
+    """As a singular value decomposition in double precision has it."""
+    x = torch.stack([along_one_axis(41, dtype), along_one_axis(41, dtype).flip(0)])
+    actual = unlike(perturbations, x, share)
+    for image, found in zip(x.double(), actual, strict=True):
+        unit = image / image.norm(dim=1, keepdim=True)
+        _, _, directions = torch.linalg.svd(unit - unit.mean(0), full_matrices=False)
+        ranks = ((unit - unit.mean(0)) @ directions[0]).argsort().tolist()
+        expected = {tuple(sorted((ranks[i], ranks[-1 - i]))) for i in range(pairs)}
+        assert found == expected
+
+
+@pytest.mark.parametrize(("spread", "good"), [(0.0, 0.95), (0.2, 0.8), (0.5, 0.5)])
+def test_swapped_pairs_are_about_as_unlike_as_can_be(spread, good, perturbations):
+    """Against the pairs of least similarity that are found by taking the least again and again."""
+    x = along_one_axis(60) + spread * torch.randn(60, 16, generator=seeded(5), dtype=torch.float64)
+    unit = x / x.norm(dim=1, keepdim=True)
+    left = (unit @ unit.T).fill_diagonal_(torch.inf)
+    greedy = set()
+    for _ in range(15):
+        i, j = divmod(int(left.argmin()), 60)
+        greedy.add((min(i, j), max(i, j)))
+        left[[i, j]] = left[:, [i, j]] = torch.inf
+    (found,) = unlike(perturbations, x[None], 0.5)
+    everyone = float((unit @ unit.T).sum() - 60) / (60 * 59)
+    least = similarity(greedy, x)
+    assert len(found) == 15
+    # Of the way from the mean of all pairs to the least that can be.
+    assert (everyone - similarity(found, x)) / (everyone - least) > good
+
+
+class Largest(TorchDispatchMode):
+    """Notes the largest tensor that anything makes."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for made in out if isinstance(out, tuple | list) else [out]:
+            if isinstance(made, torch.Tensor):
+                self.numbers = max(self.numbers, made.numel())
+        return out
+
+
+def test_swap_in_a_video_never_compares_all_tokens_with_each_other(perturbations):
+    x = torch.randn(1, 30_000, 8, generator=seeded(1))
+    with Largest() as largest:
+        (pairs,) = unlike(perturbations, x, 0.2)
+    assert len(pairs) == 3_000
+    assert largest.numbers <= x.numel()
+
+
+def test_swap_leaves_the_text_alone(perturbations):
+    x = torch.randn(2, 20, 8, generator=seeded(1))
+    for pairs in unlike(perturbations, x, 1.0, slice(3, 16)):
+        assert len(pairs) == 6
+        assert {place for pair in pairs for place in pair} <= set(range(3, 16))
+
+
+def test_swap_of_tokens_that_are_all_the_same(perturbations):
+    for x in (torch.ones(1, 6, 4), torch.zeros(1, 6, 4)):
+        (pairs,) = unlike(perturbations, x, 1.0)
+        assert len(pairs) == 3
+        assert torch.equal(
+            perturbations.in_order(x, perturbations.swapped_order(x, slice(0, 6), 1.0)), x
+        )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_swap_in_half_precision(dtype, perturbations):
+    """Longer tokens than it can square; the pairs are those of the same numbers in double."""
+    x = (3e3 * along_one_axis(41)[None]).to(dtype)
+    assert unlike(perturbations, x, 0.5) == unlike(perturbations, x.double(), 0.5)
+
+
+# The embedding of the noise level
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(3, 40), (2, 1, 40), (2, 5, 40)])
+def test_noisy_embedding(shape, dtype, perturbations):
+    """Each embedding by its own spread, with one noise for all of them."""
+    x = (100 * torch.randn(shape, generator=seeded(1), dtype=torch.float64)).to(dtype)
+    out = perturbations.noisy_embedding(x, 1.5, seeded())
+    n = torch.randn(40, generator=seeded()).double()
+    exact = x.double()
+    expected = exact + 1.5 * exact.std(-1, keepdim=True) * n
+    assert out.dtype == dtype
+    error = (out.double() - expected).norm() / expected.norm()
+    assert error < 2 * max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps ** 1.5)
 
 
 # Activations
