@@ -220,7 +220,7 @@ def test_setting_is_chosen_on_another_seed_than_reported(tmp_path):
     way = Method("w", WEAK, lambda scale: scale, {"scale": (1.0, 2.0, 3.0)})
 
     def measured(studio):
-        bench = pictures.Bench(kind, {"w": way}, studio, {})
+        bench = pictures.Bench(kind, None, {"w": way}, studio, {})
 
         def make(records, runs):
             for run in runs:
