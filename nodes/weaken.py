@@ -43,9 +43,10 @@ def _blocks_input(chosen: str) -> io.String.Input:
     )
 
 
-def _seed_input() -> io.Int.Input:
+def _seed_input(optional: bool = False) -> io.Int.Input:
     return io.Int.Input(
         "seed",
+        optional=optional,
         default=0,
         min=0,
         max=0xFFFFFFFFFFFFFFFF,
@@ -370,13 +371,30 @@ class BadVersionWeakenBySkippingBlocks(io.ComfyNode):
             inputs=[
                 _model_input(),
                 _blocks_input("the middle of a U-Net, a few a third of the way into a transformer"),
+                advanced(
+                    number(
+                        "draw",
+                        1.0,
+                        0.01,
+                        1.0,
+                        0.01,
+                        "Share of these blocks to skip at each step, drawn anew each time; at "
+                        "least one, and never the first of the network. 1 always skips all of "
+                        "them. With blocks 'all', 0.05 to 0.1 is useful and was published.",
+                        optional=True,
+                    )
+                ),
+                advanced(_seed_input(optional=True)),
             ],
             outputs=[_weak_model_output()],
         )
 
     @classmethod
-    def execute(cls, model: ModelPatcher, blocks: str) -> io.NodeOutput:
+    def execute(
+        cls, model: ModelPatcher, blocks: str, draw: float = 1.0, seed: int = 0
+    ) -> io.NodeOutput:
         """Return the weaker model; raise ``GuidanceError`` for blocks that cannot be skipped."""
+        check(cls, draw=draw)
         network = Network.of(model)
         chosen = choose(
             cls.NAME,
@@ -386,7 +404,11 @@ class BadVersionWeakenBySkippingBlocks(io.ComfyNode):
             fits=lambda block: skipping.can_be_skipped(network, block),
             need="something to skip",
         )
-        return io.NodeOutput(skipping.skip_blocks(cls.NAME, model, blocks=chosen))
+        if draw < 1:
+            weak = skipping.skip_drawn_blocks(cls.NAME, model, share=draw, seed=seed, blocks=chosen)
+        else:
+            weak = skipping.skip_blocks(cls.NAME, model, blocks=chosen)
+        return io.NodeOutput(weak)
 
 
 class BadVersionWeakenTokens(io.ComfyNode):
