@@ -121,15 +121,14 @@ def without_content(
 
 def empty_embedding(node: str, empty: Conditioning | None) -> Tensor:
     """The embedding ``[1, tokens, width]`` of an empty prompt; ``GuidanceError`` if it is none."""
+    expected = "an empty prompt, encoded by the text encoder of 'conditioning'"
     if not empty:
-        raise bad_input(
-            node,
-            "empty",
-            "nothing, in mode 'content'",
-            "an empty prompt, encoded by the text encoder of 'conditioning'",
-        )
-    _require_embedding(node, "empty", empty[0][0])
-    return empty[0][0][:1]
+        raise bad_input(node, "empty", "nothing, in mode 'content'", expected)
+    embedding = empty[0][0]
+    _require_embedding(node, "empty", embedding)
+    if 0 in embedding.shape:
+        raise bad_input(node, "empty", f"an embedding of the shape {[*embedding.shape]}", expected)
+    return embedding[:1]
 
 
 def _chosen(

@@ -243,7 +243,9 @@ def weaken_prompt(comfy_nodes):
     return weaken_prompt
 
 
-def test_content_of_a_prompt_from_nodes(comfy_nodes, weaken_prompt, caplog):
+def test_content_of_a_prompt_from_nodes(comfy_nodes, weaken_prompt, pack, caplog, monkeypatch):
+    shown = []
+    monkeypatch.setattr(pack.nodes.weaken, "progress_text", lambda node: shown.append)
     clip = text_encoder("sdxl")
     text = "a (red:1.2) fox"
     (positive,), (empty,) = (
@@ -255,7 +257,8 @@ def test_content_of_a_prompt_from_nodes(comfy_nodes, weaken_prompt, caplog):
     expected[:, 1:4] = empty[0][0][:, 1:4]
     assert torch.equal(weak, expected)
     assert torch.equal(extras["pooled_output"], positive[0][1]["pooled_output"])
-    assert 'Weaken Prompt: replaced 3 of 77 tokens: "a", "red", "fox".' in caplog.text
+    assert shown == ['replaced 3 of 77 tokens: "a", "red", "fox"']
+    assert f"Weaken Prompt: {shown[0]}." in caplog.text
     # Without the encoder all of them are words.
     [[weak, _]] = weaken_prompt(positive, empty=empty)
     assert torch.equal(weak, empty[0][0])

@@ -311,9 +311,10 @@ def test_every_token_is_a_word_without_an_encoder(prompts, length, there, source
         ([], "nothing"),
         ([[None, {}]], "nothing in the place"),
         ([[torch.ones(3, 4), {}]], "shape"),
+        (entry(0), r"shape \[1, 0, 4\]"),
         (entry(5, width=3), "width 3"),
     ],
-    ids=["None", "[]", "no embedding", "two dimensions", "width"],
+    ids=["None", "[]", "no embedding", "two dimensions", "no tokens", "width"],
 )
 def test_no_empty_prompt(prompts, error, empty, told):
     with pytest.raises(error, match=f"'empty': got.*{told}"):
