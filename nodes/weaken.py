@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
@@ -10,11 +11,14 @@ from ..guiders.errors import bad_input
 from ..guiders.models import name_of
 from ..guiders.weaken import attention, auto, clock, dropout, prompts, skipping, tokens, weights
 from ..guiders.weaken.blocks import choose
+from ..guiders.weaken.content import find_content
 from ..guiders.weaken.network import Network
+from .progress import progress_text
 from .widgets import advanced, check, number
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
+    from comfy.sd import CLIP
 
     from ..guiders.push.call import Conditioning
 
@@ -43,9 +47,10 @@ def _blocks_input(chosen: str) -> io.String.Input:
     )
 
 
-def _seed_input() -> io.Int.Input:
+def _seed_input(optional: bool = False) -> io.Int.Input:
     return io.Int.Input(
         "seed",
+        optional=optional,
         default=0,
         min=0,
         max=0xFFFFFFFFFFFFFFFF,
@@ -370,13 +375,30 @@ class BadVersionWeakenBySkippingBlocks(io.ComfyNode):
             inputs=[
                 _model_input(),
                 _blocks_input("the middle of a U-Net, a few a third of the way into a transformer"),
+                advanced(
+                    number(
+                        "draw",
+                        1.0,
+                        0.01,
+                        1.0,
+                        0.01,
+                        "Share of these blocks to skip at each step, drawn anew each time; at "
+                        "least one, and never the first of the network. 1 always skips all of "
+                        "them. With blocks 'all', 0.05 to 0.1 is useful and was published.",
+                        optional=True,
+                    )
+                ),
+                advanced(_seed_input(optional=True)),
             ],
             outputs=[_weak_model_output()],
         )
 
     @classmethod
-    def execute(cls, model: ModelPatcher, blocks: str) -> io.NodeOutput:
+    def execute(
+        cls, model: ModelPatcher, blocks: str, draw: float = 1.0, seed: int = 0
+    ) -> io.NodeOutput:
         """Return the weaker model; raise ``GuidanceError`` for blocks that cannot be skipped."""
+        check(cls, draw=draw)
         network = Network.of(model)
         chosen = choose(
             cls.NAME,
@@ -386,7 +408,11 @@ class BadVersionWeakenBySkippingBlocks(io.ComfyNode):
             fits=lambda block: skipping.can_be_skipped(network, block),
             need="something to skip",
         )
-        return io.NodeOutput(skipping.skip_blocks(cls.NAME, model, blocks=chosen))
+        if draw < 1:
+            weak = skipping.skip_drawn_blocks(cls.NAME, model, share=draw, seed=seed, blocks=chosen)
+        else:
+            weak = skipping.skip_blocks(cls.NAME, model, blocks=chosen)
+        return io.NodeOutput(weak)
 
 
 class BadVersionWeakenTokens(io.ComfyNode):
@@ -534,10 +560,12 @@ class BadVersionWeakenPrompt(io.ComfyNode):
                 io.Conditioning.Input("conditioning", tooltip="The prompt to weaken, encoded."),
                 io.Combo.Input(
                     "mode",
-                    options=["drop", "noise", "blur"],
+                    options=["drop", "noise", "blur", "content"],
                     default="drop",
                     tooltip="What to do to the prompt. drop: some of its tokens say nothing. "
-                    "noise: all of them become unclear. blur: all of them say nearly the same.",
+                    "noise: all of them become unclear. blur: all of them say nearly the same. "
+                    "content: its words become those of an empty prompt, and all else stays; takes "
+                    "the place of CFG, with cfg 1 and the empty prompt in empty.",
                 ),
                 number(
                     "amount",
@@ -546,10 +574,33 @@ class BadVersionWeakenPrompt(io.ComfyNode):
                     1.0,
                     0.01,
                     "How much: the share of tokens to drop, the noise relative to the prompt's own "
-                    "spread, or how far to go towards its mean. 0.3 to 0.8 is useful.",
+                    "spread, or how far to go towards its mean. 0.3 to 0.8 is useful. With content "
+                    "the share of words to replace: set it to 1, all of them, as published.",
                 ),
                 advanced(_seed_input()),
+                io.Conditioning.Input(
+                    "empty",
+                    optional=True,
+                    tooltip="For content only, which needs it: an empty prompt, encoded by the "
+                    "same text encoder.",
+                ),
+                io.Clip.Input(
+                    "clip",
+                    optional=True,
+                    tooltip="For content only: the text encoder of the prompt. Connect it, and "
+                    "type the prompt in text, so that only words are replaced. Without it every "
+                    "token counts as a word, and of the prompt only the pooled output is left.",
+                ),
+                io.String.Input(
+                    "text",
+                    optional=True,
+                    default="",
+                    multiline=True,
+                    tooltip="For content only: the very text that was encoded, weights such as "
+                    "(word:1.2) included. Best connect one text to both nodes.",
+                ),
             ],
+            hidden=[io.Hidden.unique_id],
             outputs=[
                 io.Conditioning.Output(
                     display_name="weak_positive",
@@ -560,11 +611,36 @@ class BadVersionWeakenPrompt(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, conditioning: Conditioning, mode: str, amount: float, seed: int
+        cls,
+        conditioning: Conditioning,
+        mode: str,
+        amount: float,
+        seed: int,
+        empty: Conditioning | None = None,
+        clip: CLIP | None = None,
+        text: str = "",
     ) -> io.NodeOutput:
         """Return the weaker prompt; raise ``GuidanceError`` if it is no text embedding."""
         check(cls, amount=amount, mode=mode)
-        return io.NodeOutput(prompts.weaken_prompt(cls.NAME, conditioning, mode, amount, seed))
+        if mode != "content":
+            return io.NodeOutput(prompts.weaken_prompt(cls.NAME, conditioning, mode, amount, seed))
+        content = None
+        if clip is not None:
+            rows = prompts.empty_embedding(cls.NAME, empty).shape[1]
+            content = find_content(cls.NAME, clip, text, rows)
+        elif text:
+            raise bad_input(
+                cls.NAME,
+                "clip",
+                "nothing, with a prompt in 'text'",
+                "the text encoder of the prompt; or no text, then every token counts as a word",
+            )
+        weaker, told = prompts.without_content(cls.NAME, conditioning, empty, content, amount, seed)
+        logging.info("%s: %s.", cls.NAME, told)
+        show = progress_text(cls)
+        if show is not None:
+            show(told)
+        return io.NodeOutput(weaker)
 
 
 def _weight_keys(node: str, model: ModelPatcher, blocks: str) -> list[str]:

@@ -13,11 +13,24 @@ Widget = TypeVar("Widget", bound=io.WidgetInput)
 
 
 def number(
-    name: str, default: float, least: float, most: float, step: float, tooltip: str
+    name: str,
+    default: float,
+    least: float,
+    most: float,
+    step: float,
+    tooltip: str,
+    optional: bool = False,
 ) -> io.Float.Input:
     """A number; typing is ten times as fine as the arrows."""
     return io.Float.Input(
-        name, default=default, min=least, max=most, step=step, round=step / 10, tooltip=tooltip
+        name,
+        default=default,
+        min=least,
+        max=most,
+        step=step,
+        round=step / 10,
+        tooltip=tooltip,
+        optional=optional,
     )
 
 

@@ -7,6 +7,7 @@ options. So a release that has renamed something is followed here, and nowhere e
     runs        a run: its options, its conditionings, and what its model predicts
     patchers    what a patcher asks of ComfyUI, how models are loaded and stand in for each other
     weights     layers, and the weak weights that are made out of main ones
+    text        a text encoder: tokens, rows of an embedding, words
 
 Each imports from those above it only.
 """
@@ -19,6 +20,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from comfy.sampler_helpers import convert_cond
 from comfy.samplers import CFGGuider, Sampler
+from comfy.sd import CLIP
 from comfy.weight_adapter import WeightAdapterBase
 
 from .patchers import (
@@ -65,6 +67,7 @@ from .runs import (
     with_own_hooks,
     wrap,
 )
+from .text import Tokens, encode, tokenize, word_of
 from .weights import (
     Carried,
     OffloadableLayer,
@@ -91,6 +94,7 @@ __all__ = [
     "BATCH_FUNCTION",
     "CANCEL_OR_MEMORY",
     "CFG",
+    "CLIP",
     "CONTEXT_WINDOWS",
     "NEEDED",
     "NEEDED_ON_PATCHERS",
@@ -104,6 +108,7 @@ __all__ = [
     "OffloadableLayer",
     "Patching",
     "Sampler",
+    "Tokens",
     "WeightAdapterBase",
     "WrappersMP",
     "able_to_hook",
@@ -115,6 +120,7 @@ __all__ = [
     "convert_cond",
     "delegate_beside",
     "differing_objects",
+    "encode",
     "exchange",
     "exchanged",
     "fetch_when_used",
@@ -148,11 +154,13 @@ __all__ = [
     "set_patches",
     "set_up",
     "stop_if_cancelled",
+    "tokenize",
     "unload",
     "use_functions",
     "value_of",
     "weight_functions",
     "with_own_hooks",
     "without_injections",
+    "word_of",
     "wrap",
 ]

@@ -47,6 +47,7 @@ NEEDED = {
         "calc_cond_batch",
         "get_area_and_mult",
     ),
+    "comfy.sd": ("CLIP.encode_from_tokens_scheduled", "CLIP.tokenize"),
     "comfy.utils": ("get_attr", "set_attr", "set_attr_param"),
     "comfy.weight_adapter": ("WeightAdapterBase",),
 }

@@ -11,6 +11,7 @@ dropout         dropped activations
 perturbations   the formulas of these
 weights         weaker weights
 prompts         weaker prompts
-degradations    the formulas of these two
+content         which tokens of a prompt are its words
+degradations    the formulas of weights and prompts
 auto            what is chosen where an artist leaves the choice open
 """

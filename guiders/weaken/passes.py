@@ -55,7 +55,7 @@ class Pass:
         inputs: what else the network is given, by name.
         options: ComfyUI's transformer options of this pass, to be changed at will.
         undo: what is pushed here happens when the pass is over.
-        reached: blocks that have been made worse, in this pass or one before it.
+        reached: blocks that have been come to, to be made worse, in this pass or one before it.
         one_stream: lists whose blocks have been seen to return one tensor like their first.
     """
 

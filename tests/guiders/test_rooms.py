@@ -10,7 +10,7 @@ FOLDER = ROOT / "guiders"
 # From the lowest up, as guiders/__init__.py has them.
 ROOMS = ["errors", "push", "comfy", "models", "record", "weaken", "run"]
 # The same for the files of the door to ComfyUI.
-DOOR = ["needed", "runs", "patchers", "weights"]
+DOOR = ["needed", "runs", "patchers", "weights", "text"]
 
 
 # Private on what patchers load and layers do, beside what the door itself asks patchers for.

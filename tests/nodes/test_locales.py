@@ -11,7 +11,7 @@ from comfyui.install import ROOT
 from texts import chinese_labels, english_labels, page_path
 
 # What ComfyUI's own Chinese leaves in Latin letters.
-SAME_IN_CHINESE = {"CFG", "VAE"}
+SAME_IN_CHINESE = {"CFG", "CLIP", "VAE"}
 
 # What help pages set in bold beside inputs and outputs of the pack: those of ComfyUI's own nodes,
 # what a guider shows on itself, what the playground measures.

@@ -1,5 +1,6 @@
 """Any settings of any Weaken node, on any architecture: a finite image, or a clear error."""
 
+import logging
 import math
 import random
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import torch
 
 from support.rig import Run, add_weights, call
 from support.small_models import ARCHITECTURES, BY_NAME, Architecture
+from support.text_encoders import text_encoder
 
 NODES = [
     *(
@@ -102,8 +104,12 @@ def draw(request, comfy_nodes, models):
             return draw.choice([models(architecture, 1), add_weights(model), model, other])
         if widget.io_type == "CONDITIONING":
             return conditioning(draw, architecture)
+        if widget.io_type == "CLIP":
+            return None
         if widget.io_type == "COMBO":
             return draw.choice([*widget.options, *widget.options, "nonsense", ""])
+        if widget.id == "text":
+            return draw.choice(["", "", "a fox"])
         if widget.io_type == "STRING":
             return draw.choice(draw.choice([BLOCKS, BLOCKS, BROKEN_BLOCKS]))
         if widget.id == "seed":
@@ -226,3 +232,49 @@ def test_every_node_works_with_all_its_inputs_as_they_come(comfy_nodes, models):
 
 def can_weaken_attention(name):
     return name == "sd15" or hasattr(comfy.ldm.modules.attention, "wrap_attn")
+
+
+@pytest.fixture
+def weaken_prompt(comfy_nodes):
+    def weaken_prompt(conditioning, mode="content", amount=1.0, seed=0, **rest):
+        node = comfy_nodes["BadVersionWeakenPrompt"]
+        return call(node, conditioning=conditioning, mode=mode, amount=amount, seed=seed, **rest)[0]
+
+    return weaken_prompt
+
+
+def test_content_of_a_prompt_from_nodes(comfy_nodes, weaken_prompt, pack, caplog, monkeypatch):
+    shown = []
+    monkeypatch.setattr(pack.nodes.weaken, "progress_text", lambda node: shown.append)
+    clip = text_encoder("sdxl")
+    text = "a (red:1.2) fox"
+    (positive,), (empty,) = (
+        comfy_nodes["CLIPTextEncode"]().encode(clip, said) for said in (text, "")
+    )
+    with caplog.at_level(logging.INFO):
+        [[weak, extras]] = weaken_prompt(positive, empty=empty, clip=clip, text=text)
+    expected = positive[0][0].clone()
+    expected[:, 1:4] = empty[0][0][:, 1:4]
+    assert torch.equal(weak, expected)
+    assert torch.equal(extras["pooled_output"], positive[0][1]["pooled_output"])
+    assert shown == ['replaced 3 of 77 tokens: "a", "red", "fox"']
+    assert f"Weaken Prompt: {shown[0]}." in caplog.text
+    # Without the encoder all of them are words.
+    [[weak, _]] = weaken_prompt(positive, empty=empty)
+    assert torch.equal(weak, empty[0][0])
+
+
+def test_content_says_what_is_missing(weaken_prompt, pack):
+    positive = BY_NAME["sd15"].conditioning(1)
+    error = pack.guiders.errors.GuidanceError
+    with pytest.raises(error, match="Weaken Prompt, input 'empty': got nothing"):
+        weaken_prompt(positive)
+    with pytest.raises(error, match="Weaken Prompt, input 'clip': got nothing, with a prompt"):
+        weaken_prompt(positive, empty=BY_NAME["sd15"].conditioning(2), text="a fox")
+
+
+def test_other_modes_do_without_what_is_for_content(weaken_prompt):
+    positive, other = (BY_NAME["sd15"].conditioning(seed) for seed in (1, 2))
+    plain = weaken_prompt(positive, mode="drop", amount=0.5)
+    connected = weaken_prompt(positive, mode="drop", amount=0.5, empty=other, text="a fox")
+    assert torch.equal(plain[0][0], connected[0][0])

@@ -1,11 +1,13 @@
 """Skipped blocks: what goes in comes out."""
 
+import importlib
+
 import pytest
 import torch
 
 from support.rig import Pushes, Run, close, core_guider, record
 from support.small_models import BY_NAME, sdxl
-from support.weakening import TRANSFORMERS, distance, predict
+from support.weakening import TRANSFORMERS, distance, one_step, predict, steps_of
 
 
 def forgotten_blocks(model, paths):
@@ -123,3 +125,124 @@ def test_control_net_on_skipped_blocks(main, positive, negative, weaken, control
     Pushes(main, with_net, weak=weak, weak_scale=1.7).assert_hold(run, recording)
     steered, plain = (run.replay(core_guider(weak, c), recording) for c in (with_net, positive))
     assert distance(steered[0], plain[0]) > 1e-4
+
+
+@pytest.fixture(scope="module")
+def skipping(pack):
+    return importlib.import_module(".guiders.weaken.skipping", pack.__name__)
+
+
+@pytest.fixture
+def drawn(pack, skipping, monkeypatch):
+    """The blocks of each draw, as an artist names them, and the noise level it was for."""
+    draws = []
+    draw = skipping.drawn_blocks
+
+    def drawn_blocks(pool, share, seed, sigma):
+        blocks = draw(pool, share, seed, sigma)
+        draws.append((sigma, sorted(map(str, blocks))))
+        return blocks
+
+    monkeypatch.setattr(skipping, "drawn_blocks", drawn_blocks)
+    return draws
+
+
+# Not all of them are in every release.
+DRAWN = ("sd15", "sdxl", "sd3", "flux", "wan", "lumina", "z_image", "hunyuan_video")
+
+
+@pytest.mark.parametrize("name", [name for name in DRAWN if name in BY_NAME])
+def test_drawn_blocks_are_skipped_as_if_they_were_named(name, weaken, drawn):
+    architecture = BY_NAME[name]
+    model = architecture.build(0)
+    weak = predict(architecture, weaken("skip", model, "all", draw=0.4, seed=1))
+    ((_, blocks),) = drawn
+    named = predict(architecture, weaken("skip", model, ", ".join(blocks)))
+    assert torch.equal(weak, named)
+    assert distance(weak, predict(architecture, model)) > 1e-4
+
+
+def test_all_blocks_are_drawn_where_nothing_is_said(weaken):
+    architecture = BY_NAME["sd3"]
+    model = architecture.build(0)
+    plain, one = (
+        predict(architecture, weaken("skip", model, "0-1", **rest)) for rest in ({}, {"draw": 1.0})
+    )
+    assert torch.equal(plain, one)
+
+
+def test_each_step_has_a_draw_of_its_own(weaken, drawn):
+    """Which depends on the seed and on the noise level alone."""
+    architecture = BY_NAME["flux"]
+    model = architecture.build(0)
+
+    def draws(seed):
+        drawn.clear()
+        weak = weaken("skip", model, "all", draw=0.3, seed=seed)
+        steps_of(architecture, weak, steps=8).sample(
+            core_guider(weak, architecture.conditioning(1))
+        )
+        return list(drawn)
+
+    one, again, other = draws(1), draws(1), draws(2)
+    assert one == again
+    assert [sigma for sigma, _ in one] == [sigma for sigma, _ in other]
+    assert one != other
+    assert len({tuple(blocks) for _, blocks in one}) > 2
+
+
+def test_each_image_of_a_batch_has_the_blocks_that_it_has_alone(weaken):
+    architecture = BY_NAME["sd3"]
+    model = weaken("skip", architecture.build(0), "all", draw=0.4, seed=1)
+    run = one_step(architecture, model)
+    one = predict(architecture, model, run)
+    two = predict(architecture, model, run.with_(latent=run.latent.repeat(2, 1, 1, 1)))
+    assert close(two[: len(one)], one)
+
+
+@pytest.mark.parametrize("architecture", TRANSFORMERS, ids=lambda a: a.name)
+def test_the_first_block_of_a_transformer_is_never_drawn(architecture, model, pack, skipping):
+    network = pack.guiders.weaken.network.Network.of(model)
+    first = skipping.first_block(network)
+    assert network.has_image(first) or first == network.blocks[0]
+    assert not any(
+        network.has_image(block) for block in network.blocks[: network.blocks.index(first)]
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [
+        ("sd15", "input 1"),
+        ("sdxl", "input 1"),
+        ("sd3", "joint 0"),
+        ("flux", "double 0"),
+        ("lumina", "noise_refiner 0"),
+        ("wan", "block 0"),
+    ],
+)
+def test_the_first_block_is_left_out_of_the_draw(name, first, error, weaken, drawn):
+    architecture = BY_NAME[name]
+    model = architecture.build(0)
+    weak = weaken("skip", model, "all", draw=0.99)
+    predict(architecture, weak)
+    ((_, blocks),) = drawn
+    assert first not in blocks
+    assert len(blocks) > 1
+    with pytest.raises(error, match=f"'blocks': got {first}, the first of the network"):
+        weaken("skip", model, first, draw=0.5)
+
+
+def test_a_share_of_the_blocks_at_least_one(skipping):
+    pool = list("abcdefghijklmnopqrst")
+    for share, count in ((0.01, 1), (0.05, 1), (0.1, 2), (0.5, 10), (0.99, 20)):
+        assert len(skipping.drawn_blocks(pool, share, 0, 1.0)) == count
+    often = [skipping.drawn_blocks(pool, 0.1, seed, 1.0) for seed in range(200)]
+    assert {block for blocks in often for block in blocks} == set(pool)
+
+
+def test_blocks_that_were_not_drawn_are_not_reported(weaken, caplog):
+    architecture = BY_NAME["sd3"]
+    weak = weaken("skip", architecture.build(0), "all", draw=0.3, seed=1)
+    predict(architecture, weak)
+    assert "no effect" not in caplog.text
