@@ -184,6 +184,30 @@ def by_passes(kind: Kind) -> list[Method]:
             weak,
         ),
         Method("weakened: by skipping blocks", KNOWN, weakened(skipping), one),
+        Method(
+            "weakened: by skipping a block, drawn at each step",
+            NEW,
+            weakened(skipping, blocks="all", draw=0.1),
+            one,
+        ),
+        Method(
+            "weakened: by noisy clock",
+            NEW,
+            weakened("BadVersionWeakenByNoisyClock"),
+            one | {"strength": (1.0, 3.0)},
+        ),
+        Method(
+            "weakened: tokens, swapped",
+            NEW,
+            weakened("BadVersionWeakenTokens", mode="swap", strength=0.2),
+            one,
+        ),
+        Method(
+            "weakened: content of the prompt",
+            NEW,
+            lambda weak_scale: _together(_content(weak_scale)),
+            {"weak_scale": scales.mild},
+        ),
         Method(CLASSIFIER_FREE, KNOWN, lambda cfg: _together(_cfg(cfg)), cfg),
         Method(GUIDED_HISTORY, NEW, lambda cfg: _together(_cfg(cfg), _history()), cfg),
         Method(
