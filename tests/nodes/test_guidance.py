@@ -107,7 +107,10 @@ WORKFLOWS_RELY_ON = {
         {"model": "MODEL", "mode": "COMBO", "strength": "FLOAT", "blocks": "STRING"},
         "MODEL",
     ),
-    "BadVersionWeakenBySkippingBlocks": ({"model": "MODEL", "blocks": "STRING"}, "MODEL"),
+    "BadVersionWeakenBySkippingBlocks": (
+        {"model": "MODEL", "blocks": "STRING", "draw": "FLOAT", "seed": "INT"},
+        "MODEL",
+    ),
     "BadVersionWeakenTokens": (
         {
             "model": "MODEL",
@@ -123,7 +126,15 @@ WORKFLOWS_RELY_ON = {
         "MODEL",
     ),
     "BadVersionWeakenPrompt": (
-        {"conditioning": "CONDITIONING", "mode": "COMBO", "amount": "FLOAT", "seed": "INT"},
+        {
+            "conditioning": "CONDITIONING",
+            "mode": "COMBO",
+            "amount": "FLOAT",
+            "seed": "INT",
+            "empty": "CONDITIONING",
+            "clip": "CLIP",
+            "text": "STRING",
+        },
         "CONDITIONING",
     ),
     "BadVersionGuidanceInterval": (
@@ -252,7 +263,11 @@ WORKFLOWS_RELY_ON = {
 OPTIONAL = {"negative", "weak_model", "weak_positive", "schedule", "shape", *PUSH, "probe", "vae"}
 OPTIONAL |= {*OTHER_PROBES, *SWEPT, "sweep", "weak_every", "more_pushes", "prompt"}
 # Newer than their node: saved prompts run without them.
-LATER = {"BadVersionWeakenTokens": {"mode"}}
+LATER = {
+    "BadVersionWeakenTokens": {"mode"},
+    "BadVersionWeakenBySkippingBlocks": {"draw", "seed"},
+    "BadVersionWeakenPrompt": {"empty", "clip", "text"},
+}
 NEEDED = {
     "BadVersionGuidanceSchedulePreview": {"schedule"},
     "BadVersionGuidancePlot": {"probe"},
@@ -289,7 +304,7 @@ CHOICES = {
     "BadVersionHistoryPush": {"mode": ["momentum", "average"]},
     "BadVersionWeakenAttention": {"mode": ["identity", "blur", "window"]},
     "BadVersionWeakenTokens": {"mode": ["shuffle", "swap"]},
-    "BadVersionWeakenPrompt": {"mode": ["drop", "noise", "blur"]},
+    "BadVersionWeakenPrompt": {"mode": ["drop", "noise", "blur", "content"]},
 }
 
 

@@ -68,10 +68,16 @@ def test_history_costs_nothing_and_another_push_its_pass(studio, by_passes, name
 def test_every_way_for_the_same_passes_draws(studio, by_passes, monkeypatch):
     monkeypatch.setattr(studio_module, "CLASSES", 1)
     drawn = {name: studio.draw(inputs_of(way), 1, seed=5)[0] for name, way in by_passes.items()}
-    for name, image in drawn.items():
-        same = [other for other, its in drawn.items() if other != name and torch.equal(its, image)]
-        # Nothing has settled where that is asked of the least cfg at the strictest.
-        assert same == [] or {name, *same} == {"classifier-free", "classifier-free, until settled"}
+    alike = {
+        name: {other for other, its in drawn.items() if torch.equal(its, image)}
+        for name, image in drawn.items()
+    }
+    # Where a network has two blocks, one is left to be drawn; and nothing may have settled yet.
+    may_be = [
+        {"weakened: by skipping blocks", "weakened: by skipping a block, drawn at each step"},
+        {"classifier-free", "classifier-free, until settled"},
+    ]
+    assert all(same == {name} or same in may_be for name, same in alike.items())
 
 
 @pytest.mark.parametrize(
