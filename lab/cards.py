@@ -175,7 +175,7 @@ IDEAS = {
     "chroma_skipped_blocks": Idea("Chroma", _FEWER_BLOCKS),
     "flux1_dev_skipped_blocks": Idea("FLUX.1 dev", _FEWER_BLOCKS),
     "flux2_klein_base_skipped_blocks": Idea("FLUX.2 klein base", _FEWER_BLOCKS),
-    "qwen_image_weak_prompt": Idea("Qwen-Image", "itself with\nhalf of the prompt"),
+    "qwen_image_weak_prompt": Idea("Qwen-Image", "itself without\nthe prompt's words"),
     "sd15_one_checkpoint": Idea("SD1.5", _BLURRED),
     "sd35_cfg_early_blocks_late": Idea("SD3.5 Medium", "itself without\nblocks 7 to 9"),
     "sd35_large_guided_by_medium": Idea("SD3.5 Large", "SD3.5 Medium"),

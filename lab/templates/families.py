@@ -151,34 +151,42 @@ def z_image_turbo_lora_on_against_off(graph: Graph) -> None:
     saved(graph, samples, vae, "z_image_turbo_lora")
 
 
-@template("Qwen-Image", "itself with half of the prompt")
+@template("Qwen-Image", "itself without the words of the prompt", "CDG, paper")
 def qwen_image_weak_prompt(graph: Graph) -> None:
-    """Away from half of the prompt
+    """Away from the prompt without its words
 
-    Here the bad version is the same model with a worse prompt: **Weaken Prompt** lets half of
-    its words say nothing, and **weak_positive** takes that. The push goes towards what those
-    words ask for. A paper on the content of prompts recommends 4 for this model in the place
-    of cfg, with a prompt that is weakened in another way, so **weak_scale** 2 beside cfg is a
-    place to start.
+    Here the bad version is the same model with a worse prompt: **Weaken Prompt** puts those of
+    an empty prompt in the place of its words, and leaves all else. **weak_positive** takes
+    that, so the push goes towards what the words say. It takes the place of cfg, at the same
+    cost: cfg is 1. The paper's scale for this model is 4.
 
-    Compare **weak_scale** 1, which is off, with 2 and 4 on the same seed, then lower cfg to 2.
-    Another **seed** of Weaken Prompt drops other words; a higher **amount** drops more of
-    them.
+    The prompt stands in a node of its own, since the encoder and Weaken Prompt must read the
+    same text. Compare **weak_scale** 1, which is off, with 3 and 4 on the same seed.
     """
-    loaded, clip, vae = separate(
-        graph, files.QWEN_IMAGE, files.QWEN_IMAGE_TEXT, "qwen_image", files.QWEN_IMAGE_VAE
-    )
-    latent = graph.add("EmptySD3LatentImage", width=1328, height=1328)
+    loaded = graph.add("UNETLoader", unet_name=files.QWEN_IMAGE)
+    clip = graph.add("CLIPLoader", clip_name=files.QWEN_IMAGE_TEXT, type="qwen_image")
+    text = graph.add("PrimitiveStringMultiline", "The prompt", value=SIGN)
     graph.column()
     model = graph.add("ModelSamplingAuraFlow", model=loaded, shift=3.1)
-    positive, negative = prompts(graph, clip, SIGN, "")
+    positive = graph.add("CLIPTextEncode", POSITIVE, clip=clip, text=text)
+    empty = graph.add("CLIPTextEncode", "The empty prompt", clip=clip, text="")
+    vae = graph.add("VAELoader", vae_name=files.QWEN_IMAGE_VAE)
     graph.column()
-    weak = graph.add("BadVersionWeakenPrompt", conditioning=positive, mode="drop", amount=0.5)
+    weak = graph.add(
+        "BadVersionWeakenPrompt",
+        conditioning=positive,
+        mode="content",
+        amount=1,
+        empty=empty,
+        clip=clip,
+        text=text,
+    )
     graph.column()
-    guided = graph.add("BadVersionPatch", model=model, weak_positive=weak, weak_scale=2)
+    guided = graph.add("BadVersionPatch", model=model, weak_positive=weak, weak_scale=4)
+    latent = graph.add("EmptySD3LatentImage", width=1328, height=1328)
     graph.column()
-    sampling = Sampling(50, 4, "euler", "simple")
-    samples = ksampler(graph, sampling, guided, positive, negative, latent)
+    sampling = Sampling(50, 1, "euler", "simple")
+    samples = ksampler(graph, sampling, guided, positive, empty, latent)
     saved(graph, samples, vae, "qwen_image_weak_prompt")
 
 

@@ -66,6 +66,7 @@ def sdxl_two_pushes_compared(graph: Graph) -> None:
     by_model = graph.add(
         "BadVersionPatch", "Away from a bad version", model=model, probe=second, weak_scale=4
     )
+    graph.column()
     positive, negative = prompts(graph, clip, FOX, AVOID)
     graph.column()
     one = ksampler(graph, SD, by_prompt, positive, negative, latent, cfg=7)

@@ -195,9 +195,12 @@ def _value(one: _Placed, name: str, kind: str, options: Mapping[str, Any]) -> An
     if isinstance(value, File):
         one.files.append(value)
         return value.name
-    if value is None or isinstance(value, (Node, Output)):
+    is_linked = isinstance(value, (Node, Output))
+    if value is None or is_linked:
         choices = options.get("options") or [None]
         value = options.get("default", choices[0] if kind == "COMBO" else None)
+        if value is None and is_linked and kind == "STRING":
+            value = ""  # What the page has there; the link takes its place.
         if value is None:
             raise TemplateError(f"{one.node.kind}: {name} has no default.")
     return float(value) if kind == "FLOAT" and value != int(value) else value

@@ -67,8 +67,31 @@ class StandInVAE:
         return small.repeat_interleave(repeats, dim=1)[:, : self.channels] * 2 - 1
 
 
+class StandInTokenizer:
+    """A number for each word, and the word again."""
+
+    START, END, PADDING = 0, 1, 2
+
+    def __init__(self) -> None:
+        self._words: dict[int, str] = {}
+
+    def tokens(self, text: str) -> list[int]:
+        """Start, words, end, and padding up to a multiple of eight."""
+        numbers = [3 + _seed(word) % 2**20 for word in text.split()]
+        self._words |= zip(numbers, text.split(), strict=True)
+        tokens = [self.START, *numbers, self.END]
+        return tokens + [self.PADDING] * (-len(tokens) % 8)
+
+    def untokenize(self, pairs: list[tuple[int, float]]) -> list[tuple[tuple[int, float], str]]:
+        """Each token with its word."""
+        return [(pair, self._words[pair[0]]) for pair in pairs]
+
+
 class StandInCLIP:
-    """A text encoder: numbers that differ from text to text, and are the same for the same one."""
+    """A text encoder: each row is that of its token, and the pooled vector that of them all."""
+
+    def __init__(self) -> None:
+        self.tokenizer = StandInTokenizer()
 
     def clone(self) -> StandInCLIP:
         """Itself, as there is nothing to change."""
@@ -77,13 +100,18 @@ class StandInCLIP:
     def set_tokenizer_option(self, name: str, value: Any) -> None:
         """Take an option that means nothing here."""
 
-    def tokenize(self, text: str) -> str:
-        """Leave the text as it is."""
-        return text
+    def tokenize(self, text: str) -> dict[str, list[list[tuple[int, float]]]]:
+        """One chunk of tokens, each with the weight 1."""
+        return {"words": [[(token, 1.0) for token in self.tokenizer.tokens(text)]]}
 
-    def encode_from_tokens_scheduled(self, tokens: str) -> rig.Conditioning:
+    def encode_from_tokens_scheduled(
+        self, tokens: dict[str, list[list[tuple[int, float]]]]
+    ) -> rig.Conditioning:
         """The conditioning of a text."""
-        return small_models.text(_seed(tokens))
+        (chunk,) = tokens["words"]
+        rows = [small_models.text(token)[0][0][:, :1] for token, _ in chunk]
+        ((_, extras),) = small_models.text(_seed(str(chunk)))
+        return [[torch.cat(rows, dim=1), extras]]
 
 
 @dataclass(frozen=True)
