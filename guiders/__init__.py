@@ -3,7 +3,7 @@
     guided = C + Σ strength · shape(C − R)           strength = scale − 1, times the schedules
 
 ``C`` is the model's denoised prediction for the positive prompt, ``R`` that of a bad version: the
-model with an empty or negative prompt (``N``), a weaker model (``W``).
+model with an empty or negative prompt (``N``), a weaker model (``W``), the image's own past.
 
     errors     how the pack speaks to an artist
     push/      the arithmetic: formulas, schedules, shapes, one push; torch only
@@ -20,6 +20,7 @@ Each imports from those above it only. The way of ``weak_scale`` from node to te
     run.attach.with_guidance        a wrapper around each run of a clone of the model
     run.guided_run                  GuidedRun.sample: the run, inside a SideRun of the weak model
     GuidedRun._after_cfg            a post-CFG function, first on the run's own list
+    run.running_weak                RunningWeak.add_to: each push away from a weak model
     push.push                       RunningPush.at: C − R of the Call, R by SideRun.predict
     push.schedules                  RunningSchedules.at: strength · factors
     push.shapes                     each shape: what it leaves of C − R

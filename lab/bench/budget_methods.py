@@ -173,8 +173,8 @@ def by_passes(kind: Kind) -> list[Method]:
         Method(
             f"{CLASSIFIER_FREE}, half of the steps, with history",
             NEW,
-            lambda cfg, during: _together(_cfg(cfg, during), _history()),
-            halves,
+            lambda cfg, during, **s: _together(_cfg(cfg, during), _history(**s)),
+            halves | {"scale": (1.5, 2.0)},
         ),
         Method(f"weak: {best}, every 2 steps", KNOWN, every(2), weak),
         Method(
@@ -209,7 +209,12 @@ def by_passes(kind: Kind) -> list[Method]:
             {"weak_scale": scales.mild},
         ),
         Method(CLASSIFIER_FREE, KNOWN, lambda cfg: _together(_cfg(cfg)), cfg),
-        Method(GUIDED_HISTORY, NEW, lambda cfg: _together(_cfg(cfg), _history()), cfg),
+        Method(
+            GUIDED_HISTORY,
+            NEW,
+            lambda cfg, **s: _together(_cfg(cfg), _history(**s)),
+            cfg | {"scale": (1.5, 2.0)},
+        ),
         Method(
             f"{CLASSIFIER_FREE}, until settled",
             NEW,
