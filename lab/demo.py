@@ -196,11 +196,13 @@ def renew_pictures(server: Server, object_info: Mapping[str, Any], rows: Sequenc
     """Draw the images of README and workflows anew."""
     for path in cards.renew(server):
         print(f"Renewed {path.relative_to(ROOT)}.", flush=True)
-    draw(rows).save(SHEET_PICTURE, quality=88)
+    # Artists download them with the pack.
+    small = {"quality": 65, "optimize": True, "progressive": True}
+    draw(rows).save(SHEET_PICTURE, **small)
     prompt = to_prompt(cards.load("playground"), object_info)
     methods, _ = cards.shown_by(server, prompt, "BadVersionGuidancePlayground")
-    methods.save(PLAYGROUND_PICTURE, quality=88)
-    cards.without_top(Image.open(cards.card_path("compare_pushes"))).save(PLOT_PICTURE, quality=88)
+    methods.save(PLAYGROUND_PICTURE, **small)
+    cards.without_top(Image.open(cards.card_path("compare_pushes"))).save(PLOT_PICTURE, **small)
     graph_picture.renew()
     for path in (SHEET_PICTURE, PLAYGROUND_PICTURE, PLOT_PICTURE, graph_picture.PICTURE):
         print(f"Renewed {path.relative_to(ROOT)}.", flush=True)

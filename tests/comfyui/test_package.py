@@ -14,7 +14,8 @@ from comfyui.install import ROOT
 
 MIB = 2**20
 # What artists have no use for, by the start of its path.
-LEFT_OUT = ("tests/", "lab/", ".", "Makefile", "docs/choosing", "docs/help", "docs/results")
+LEFT_OUT = ("tests/", "lab/", ".", "Makefile")
+LEFT_OUT += ("docs/choosing", "docs/help", "docs/passes", "docs/results")
 # What ComfyUI, its page and its nodes read, with all that is in these folders.
 NEEDED = ("guiders", "locales", "nodes", "playground", "web", "workflows")
 BESIDE = {"LICENSE", "README.md", "__init__.py", "pyproject.toml"}
