@@ -403,6 +403,22 @@ def weak_prompt(bench: Bench) -> Report:
     return report
 
 
+def history(bench: Bench) -> Report:
+    """Both modes of History Push at once, with no other push: no pass but the model's own."""
+    core = bench.core_memory()
+    pushes = ()
+    for mode in ("momentum", "average"):
+        pushes = bench.node(
+            "BadVersionHistoryPush", mode=mode, scale=1.5, memory=0.6, more_pushes=pushes
+        )
+    guider = bench.guider(weak_scale=1.0, more_pushes=pushes)
+    runs = [measure(bench.run, guider, [bench.main]) for _ in range(bench.repeats)]
+    report = Report()
+    report.add_times(runs, 1, SAME_WEIGHTS)
+    report.add_memory(core, Memory.now(), 0)
+    return report
+
+
 def off(bench: Bench) -> Report:
     """A weak model connected, at a scale of 1."""
     core_memory = bench.core_memory()
@@ -552,6 +568,12 @@ def _dropout(bench: Bench) -> ModelPatcher:
     )
 
 
+def _noisy_clock(bench: Bench) -> ModelPatcher:
+    return bench.node(
+        "BadVersionWeakenByNoisyClock", model=bench.main, strength=3.0, power=0.25, seed=0
+    )
+
+
 def _without_lora(bench: Bench) -> ModelPatcher:
     return bench.base
 
@@ -615,11 +637,16 @@ CASES = {
         partial(_shared, weaken=_tokens, pass_limit=SAME_WEIGHTS),
     ),
     "dropout": Case("Same weights, activations dropped", partial(_shared, weaken=_dropout)),
+    "clock": Case(
+        "Same weights, a noisy clock",
+        partial(_shared, weaken=_noisy_clock, pass_limit=SAME_WEIGHTS),
+    ),
     "checkpoint": Case(
         "Another checkpoint",
         partial(weak_version, weaken=_other_checkpoint, limit=SAME_WEIGHTS, differing=_all_weights),
     ),
     "weak-prompt": Case("Another prompt alone", weak_prompt),
+    "history": Case("The image's own past, by either mode", history),
     "off": Case("Switched off: weak_scale 1", off),
     "outside": Case("Both pushes outside of their intervals", outside),
     "arithmetic": Case("All schedules and shapes on both pushes", arithmetic),

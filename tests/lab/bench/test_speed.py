@@ -54,7 +54,7 @@ def test_case(key, bench):
         return
     over_passes = figure(report, "… over its own model passes")
     assert over_passes.extremes[0] >= 1
-    alone = 1 if key in ("core", "off", "outside") else 2
+    alone = 1 if key in ("core", "history", "off", "outside") else 2
     assert figure(report, "model passes in a step").value == alone or key == "weak-prompt"
     if key in CHANGED_WEIGHTS:
         assert figure(report, "weights that differ").value > 0
