@@ -595,7 +595,6 @@ class BadVersionWeakenPrompt(io.ComfyNode):
                     "text",
                     optional=True,
                     default="",
-                    multiline=True,
                     tooltip="For content only: the very text that was encoded, weights such as "
                     "(word:1.2) included. Best connect one text to both nodes.",
                 ),
