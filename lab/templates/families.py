@@ -163,14 +163,14 @@ def qwen_image_weak_prompt(graph: Graph) -> None:
     The prompt stands in a node of its own, since the encoder and Weaken Prompt must read the
     same text. Compare **weak_scale** 1, which is off, with 3 and 4 on the same seed.
     """
-    loaded = graph.add("UNETLoader", unet_name=files.QWEN_IMAGE)
-    clip = graph.add("CLIPLoader", clip_name=files.QWEN_IMAGE_TEXT, type="qwen_image")
+    loaded, clip, vae = separate(
+        graph, files.QWEN_IMAGE, files.QWEN_IMAGE_TEXT, "qwen_image", files.QWEN_IMAGE_VAE
+    )
     text = graph.add("PrimitiveStringMultiline", "The prompt", value=SIGN)
     graph.column()
     model = graph.add("ModelSamplingAuraFlow", model=loaded, shift=3.1)
     positive = graph.add("CLIPTextEncode", POSITIVE, clip=clip, text=text)
     empty = graph.add("CLIPTextEncode", "The empty prompt", clip=clip, text="")
-    vae = graph.add("VAELoader", vae_name=files.QWEN_IMAGE_VAE)
     graph.column()
     weak = graph.add(
         "BadVersionWeakenPrompt",
