@@ -18,6 +18,8 @@ KNOWN, NEW = "known", "new"
 HISTORY = "history"
 GUIDED_HISTORY = f"{CLASSIFIER_FREE}, with history"
 AVERAGE = f"{HISTORY}, average"
+AS_IT_COMES = f"{HISTORY}, as the node comes"
+PUBLISHED = {"mode": "momentum", "scale": 1.5, "memory": 0.6}
 
 # One part of the inputs of the guider; those of several parts are put together.
 Part = Callable[[Studio, int], dict[str, Any]]
@@ -95,8 +97,13 @@ def _content(scale: float) -> Part:
 
 
 def _history(**settings: Any) -> Part:
-    """Away from the image's own past."""
-    return lambda studio, label: {"more_pushes": studio.node("BadVersionHistoryPush", **settings)}
+    """Away from the image's own past, as published for momentum if nothing else is said."""
+    inputs = PUBLISHED | settings
+    return lambda studio, label: {"more_pushes": studio.node("BadVersionHistoryPush", **inputs)}
+
+
+def _history_as_it_comes(studio: Studio, label: int) -> dict[str, Any]:
+    return {"more_pushes": studio.node("BadVersionHistoryPush")}
 
 
 def _another_weak(name: str, scale: float) -> Part:
@@ -117,7 +124,7 @@ def _another_prompt(scale: float) -> Part:
 
 
 def with_history(kind: Kind) -> list[Method]:
-    """With history at its defaults and without, on no guidance and on classifier-free guidance."""
+    """With history as published and without, on no guidance and on classifier-free guidance."""
     cfg = {"cfg": kind.scales.mild}
     return [
         Method(UNGUIDED, KNOWN, lambda: _together()),
@@ -149,6 +156,7 @@ def by_passes(kind: Kind) -> list[Method]:
     return [
         Method(UNGUIDED, KNOWN, lambda: _together()),
         Method(HISTORY, NEW, lambda **s: _together(_history(**s)), pasts),
+        Method(AS_IT_COMES, NEW, lambda: _together(_history_as_it_comes)),
         Method(AVERAGE, NEW, lambda **s: _together(_history(mode="average", **s)), averages),
         Method(
             f"{CLASSIFIER_FREE}, a quarter of the steps",

@@ -50,6 +50,7 @@ _ALWAYS = (
     UNGUIDED,
     CLASSIFIER_FREE,
     budget_methods.HISTORY,
+    budget_methods.AS_IT_COMES,
     budget_methods.GUIDED_HISTORY,
 )
 

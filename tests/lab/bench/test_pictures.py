@@ -357,6 +357,7 @@ def budget_report(kind="emoji", history=0.9):
         [
             budget_row("no guidance", "known", 1.0, 2.1, (2.0, 2.2)),
             budget_row("history", "new", 1.0, 2.1 * history, (2.0 * history, 2.2 * history)),
+            budget_row("history, as the node comes", "new", 1.0, 2.0, (2.0, 2.1)),
             budget_row("classifier-free", "known", 2.0, 1.5, (1.5, 1.5)),
             budget_row("classifier-free, with history", "new", 2.0, 1.2, (1.2, 1.2)),
             budget_row("a weak model", "known", 1.3, 1.6),
@@ -377,6 +378,7 @@ def test_two_best_ways_of_each_number_of_passes_are_reported_and_what_they_are_c
     assert [row.name for row in plans.affordable(rows, 1.5)] == [
         "a weak model",
         "history",
+        "history, as the node comes",
         "no guidance",
     ]
 
