@@ -29,11 +29,11 @@ class Names:
 
     Attributes:
         node: display name of the node.
-        scale: its input of that meaning; so are the others.
-        model: likewise.
-        prompt: likewise.
-        schedule: likewise.
-        shape: likewise.
+        scale: its input for how hard to push.
+        model: for the weak model.
+        prompt: for what the bad version sees.
+        schedule: for when to push.
+        shape: for what is left of the difference.
     """
 
     node: str
