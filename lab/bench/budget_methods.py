@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from node_pack import conditioning
 
-from .methods import CLASSIFIER_FREE, UNGUIDED, Method
+from .methods import (
+    CLASSIFIER_FREE,
+    UNGUIDED,
+    Method,
+    away_from_both,
+    away_from_weak,
+    away_from_weakened,
+    classifier_free,
+    in_interval,
+    made_by,
+)
 from .studio import Inputs, Studio
 
 if TYPE_CHECKING:
@@ -21,11 +32,8 @@ AVERAGE = f"{HISTORY}, average"
 AS_IT_COMES = f"{HISTORY}, as the node comes"
 PUBLISHED = {"mode": "momentum", "scale": 1.5, "memory": 0.6}
 
-# One part of the inputs of the guider; those of several parts are put together.
-Part = Callable[[Studio, int], dict[str, Any]]
 
-
-def _together(*parts: Part) -> Inputs:
+def _together(*parts: Inputs) -> Inputs:
     """All parts at once; what each adds to ``more_pushes`` is chained."""
 
     def inputs(studio: Studio, label: int) -> dict[str, Any]:
@@ -39,50 +47,7 @@ def _together(*parts: Part) -> Inputs:
     return inputs
 
 
-def _cfg(scale: float, during: tuple[float, float] | None = None) -> Part:
-    """Classifier-free guidance, in an interval, or with another schedule."""
-
-    def part(studio: Studio, label: int) -> dict[str, Any]:
-        made = {"negative": studio.empty(), "cfg": scale}
-        if during:
-            made["negative_schedule"] = _interval(studio, during)
-        return made
-
-    return part
-
-
-def _interval(studio: Studio, during: tuple[float, float]) -> Any:
-    start, end = during
-    return studio.node("BadVersionGuidanceInterval", start=start, end=end)
-
-
-def _settling(scale: float, cosine: float) -> Part:
-    """Classifier-free guidance that stops when it has settled."""
-    return lambda studio, label: {
-        "negative": studio.empty(),
-        "cfg": scale,
-        "negative_schedule": studio.node("BadVersionStopWhenSettled", cosine=cosine),
-    }
-
-
-def _weak(name: str, scale: float, every: int = 1) -> Part:
-    """Away from another checkpoint."""
-    return lambda studio, label: {
-        "weak_model": studio.weak(name),
-        "weak_scale": scale,
-        "weak_every": every,
-    }
-
-
-def _weakened(node_id: str, scale: float, **strength: Any) -> Part:
-    """Away from the model itself as a Weaken node makes it."""
-    return lambda studio, label: {
-        "weak_model": studio.weakened(node_id, **strength),
-        "weak_scale": scale,
-    }
-
-
-def _content(scale: float) -> Part:
+def _content(weak_scale: float) -> Inputs:
     """Away from the prompt without its content, the pooled vector aside."""
     return lambda studio, label: {
         "weak_positive": studio.node(
@@ -92,21 +57,20 @@ def _content(scale: float) -> Part:
             amount=1.0,
             empty=studio.empty(),
         ),
-        "weak_scale": scale,
+        "weak_scale": weak_scale,
     }
 
 
-def _history(**settings: Any) -> Part:
+def _history(**settings: Any) -> Inputs:
     """Away from the image's own past, as published for momentum if nothing else is said."""
-    inputs = PUBLISHED | settings
-    return lambda studio, label: {"more_pushes": studio.node("BadVersionHistoryPush", **inputs)}
+    return _history_as_it_comes(**(PUBLISHED | settings))
 
 
-def _history_as_it_comes(studio: Studio, label: int) -> dict[str, Any]:
-    return {"more_pushes": studio.node("BadVersionHistoryPush")}
+def _history_as_it_comes(**settings: Any) -> Inputs:
+    return lambda studio, label: {"more_pushes": studio.node("BadVersionHistoryPush", **settings)}
 
 
-def _another_weak(name: str, scale: float) -> Part:
+def _another_weak(name: str, scale: float) -> Inputs:
     return lambda studio, label: {
         "more_pushes": studio.node(
             "BadVersionAnotherPush", weak_model=studio.weak(name), scale=scale
@@ -114,7 +78,7 @@ def _another_weak(name: str, scale: float) -> Part:
     }
 
 
-def _another_prompt(scale: float) -> Part:
+def _another_prompt(scale: float) -> Inputs:
     """Away from what the class is most easily taken for, beside the empty prompt."""
     return lambda studio, label: {
         "more_pushes": studio.node(
@@ -127,10 +91,10 @@ def with_history(kind: Kind) -> list[Method]:
     """With history as published and without, on no guidance and on classifier-free guidance."""
     cfg = {"cfg": kind.scales.mild}
     return [
-        Method(UNGUIDED, KNOWN, lambda: _together()),
+        Method(UNGUIDED, KNOWN, _together),
         Method(HISTORY, NEW, lambda: _together(_history())),
-        Method(CLASSIFIER_FREE, KNOWN, lambda cfg: _together(_cfg(cfg)), cfg),
-        Method(GUIDED_HISTORY, NEW, lambda cfg: _together(_cfg(cfg), _history()), cfg),
+        Method(CLASSIFIER_FREE, KNOWN, classifier_free(), cfg),
+        Method(GUIDED_HISTORY, NEW, lambda cfg: _together(classifier_free()(cfg), _history()), cfg),
     ]
 
 
@@ -145,29 +109,31 @@ def by_passes(kind: Kind) -> list[Method]:
     halves = {"cfg": scales.mild, "during": ((0.25, 0.75), (0.5, 1.0))}
     skipping = "BadVersionWeakenBySkippingBlocks"
 
-    def every(k: int, *more: Part) -> Callable[[float], Inputs]:
-        return lambda weak_scale: _together(_weak(best, weak_scale, k), *more)
+    def every(k: int, *more: Inputs) -> Callable[[float], Inputs]:
+        return lambda weak_scale: _together(away_from_weak(best)(weak_scale, k), *more)
 
-    def weakened(node_id: str, **fixed: Any) -> Callable[..., Inputs]:
-        return lambda weak_scale, **chosen: _together(
-            _weakened(node_id, weak_scale, **fixed, **chosen)
-        )
+    def both(*more: Inputs) -> Callable[[float, float], Inputs]:
+        return lambda weak_scale, cfg: _together(away_from_both(best)(weak_scale, cfg), *more)
+
+    def settling(cfg: float, cosine: float) -> Inputs:
+        stop = made_by("BadVersionStopWhenSettled", cosine=cosine)
+        return classifier_free(negative_schedule=stop)(cfg)
 
     return [
-        Method(UNGUIDED, KNOWN, lambda: _together()),
+        Method(UNGUIDED, KNOWN, _together),
         Method(HISTORY, NEW, lambda **s: _together(_history(**s)), pasts),
-        Method(AS_IT_COMES, NEW, lambda: _together(_history_as_it_comes)),
+        Method(AS_IT_COMES, NEW, lambda: _together(_history_as_it_comes())),
         Method(AVERAGE, NEW, lambda **s: _together(_history(mode="average", **s)), averages),
         Method(
             f"{CLASSIFIER_FREE}, a quarter of the steps",
             KNOWN,
-            lambda cfg, during: _together(_cfg(cfg, during)),
+            in_interval,
             quarters,
         ),
         Method(
             f"{CLASSIFIER_FREE}, a quarter of the steps, with history",
             NEW,
-            lambda cfg, during: _together(_cfg(cfg, during), _history()),
+            lambda cfg, during: _together(in_interval(cfg, during), _history()),
             quarters,
         ),
         Method(f"weak: {best}, every 4 steps", KNOWN, every(4), weak),
@@ -175,80 +141,76 @@ def by_passes(kind: Kind) -> list[Method]:
         Method(
             f"{CLASSIFIER_FREE}, half of the steps",
             KNOWN,
-            lambda cfg, during: _together(_cfg(cfg, during)),
+            in_interval,
             halves,
         ),
         Method(
             f"{CLASSIFIER_FREE}, half of the steps, with history",
             NEW,
-            lambda cfg, during, **s: _together(_cfg(cfg, during), _history(**s)),
+            lambda cfg, during, **s: _together(in_interval(cfg, during), _history(**s)),
             halves | {"scale": (1.5, 2.0)},
         ),
         Method(f"weak: {best}, every 2 steps", KNOWN, every(2), weak),
         Method(
             f"weak: {weakest}",
             KNOWN,
-            lambda weak_scale: _together(_weak(weakest, weak_scale)),
+            away_from_weak(weakest),
             weak,
         ),
-        Method("weakened: by skipping blocks", KNOWN, weakened(skipping), one),
+        Method("weakened: by skipping blocks", KNOWN, away_from_weakened(skipping), one),
         Method(
             "weakened: by skipping a block, drawn at each step",
             NEW,
-            weakened(skipping, blocks="all", draw=0.1),
+            partial(away_from_weakened(skipping), blocks="all", draw=0.1),
             one,
         ),
         Method(
             "weakened: by noisy clock",
             NEW,
-            weakened("BadVersionWeakenByNoisyClock"),
+            away_from_weakened("BadVersionWeakenByNoisyClock"),
             one | {"strength": (1.0, 3.0)},
         ),
         Method(
             "weakened: tokens, swapped",
             NEW,
-            weakened("BadVersionWeakenTokens", mode="swap", strength=0.2),
+            partial(away_from_weakened("BadVersionWeakenTokens"), mode="swap", strength=0.2),
             one,
         ),
         Method(
             "weakened: content of the prompt",
             NEW,
-            lambda weak_scale: _together(_content(weak_scale)),
+            _content,
             {"weak_scale": scales.mild},
         ),
-        Method(CLASSIFIER_FREE, KNOWN, lambda cfg: _together(_cfg(cfg)), cfg),
+        Method(CLASSIFIER_FREE, KNOWN, classifier_free(), cfg),
         Method(
             GUIDED_HISTORY,
             NEW,
-            lambda cfg, **s: _together(_cfg(cfg), _history(**s)),
+            lambda cfg, **s: _together(classifier_free()(cfg), _history(**s)),
             cfg | {"scale": (1.5, 2.0)},
         ),
         Method(
             f"{CLASSIFIER_FREE}, until settled",
             NEW,
-            lambda cfg, cosine: _together(_settling(cfg, cosine)),
+            settling,
             cfg | {"cosine": (0.99, 0.999)},
         ),
         Method(f"weak: {best}", KNOWN, every(1), weak),
         Method(f"weak: {best}, with history", NEW, every(1, _history()), weak),
-        Method("weak and classifier-free", KNOWN, _both(best), weak | mild),
-        Method("weak and classifier-free, with history", NEW, _both(best, _history()), weak | mild),
+        Method("weak and classifier-free", KNOWN, both(), weak | mild),
+        Method("weak and classifier-free, with history", NEW, both(_history()), weak | mild),
         Method(
             "two weak models",
             NEW,
             lambda weak_scale, scale: _together(
-                _weak(best, weak_scale), _another_weak(weakest, scale)
+                away_from_weak(best)(weak_scale), _another_weak(weakest, scale)
             ),
             weak | {"scale": (1.25, 1.5)},
         ),
         Method(
             f"{CLASSIFIER_FREE}, and a negative prompt",
             NEW,
-            lambda cfg, scale: _together(_cfg(cfg), _another_prompt(scale)),
+            lambda cfg, scale: _together(classifier_free()(cfg), _another_prompt(scale)),
             cfg | {"scale": (1.1, 1.25)},
         ),
     ]
-
-
-def _both(name: str, *more: Part) -> Callable[[float, float], Inputs]:
-    return lambda weak_scale, cfg: _together(_weak(name, weak_scale), _cfg(cfg), *more)

@@ -119,7 +119,7 @@ def _away_from(
     return inputs
 
 
-def _classifier_free(**parts: Callable[[Studio], Any]) -> Callable[..., Inputs]:
+def classifier_free(**parts: Callable[[Studio], Any]) -> Callable[..., Inputs]:
     """Away from the empty prompt."""
     return _away_from(lambda studio, label: studio.empty(), **parts)
 
@@ -130,14 +130,14 @@ def _negative(**parts: Callable[[Studio], Any]) -> Callable[..., Inputs]:
 
 
 def _during(start: float, end: float) -> Callable[[Studio], Any]:
-    return _node("BadVersionGuidanceInterval", start=start, end=end)
+    return made_by("BadVersionGuidanceInterval", start=start, end=end)
 
 
-def _interval(cfg: float, during: tuple[float, float]) -> Inputs:
-    return _classifier_free(negative_schedule=_during(*during))(cfg)
+def in_interval(cfg: float, during: tuple[float, float]) -> Inputs:
+    return classifier_free(negative_schedule=_during(*during))(cfg)
 
 
-def _weak(name: str, **parts: Callable[[Studio], Any]) -> Callable[..., Inputs]:
+def away_from_weak(name: str, **parts: Callable[[Studio], Any]) -> Callable[..., Inputs]:
     """Away from another checkpoint."""
 
     def inputs(weak_scale: float, weak_every: int = 1) -> Inputs:
@@ -153,15 +153,15 @@ def _weak(name: str, **parts: Callable[[Studio], Any]) -> Callable[..., Inputs]:
 
 def _weak_interval(name: str) -> Callable[..., Inputs]:
     def inputs(weak_scale: float, during: tuple[float, float]) -> Inputs:
-        return _weak(name, weak_schedule=_during(*during))(weak_scale)
+        return away_from_weak(name, weak_schedule=_during(*during))(weak_scale)
 
     return inputs
 
 
 def _calibrated(name: str) -> Callable[..., Inputs]:
     def inputs(share: float) -> Inputs:
-        make = _node("BadVersionDistanceCalibrated", share=share)
-        return _weak(name, weak_schedule=make)(weak_scale=2.0)  # Any but 1, which is off.
+        make = made_by("BadVersionDistanceCalibrated", share=share)
+        return away_from_weak(name, weak_schedule=make)(weak_scale=2.0)  # Any but 1, which is off.
 
     return inputs
 
@@ -178,7 +178,7 @@ def _coarse(name: str) -> Callable[..., Inputs]:
     return inputs
 
 
-def _both(name: str) -> Callable[..., Inputs]:
+def away_from_both(name: str) -> Callable[..., Inputs]:
     def inputs(weak_scale: float, cfg: float) -> Inputs:
         return lambda studio, label: {
             "weak_model": studio.weak(name),
@@ -190,7 +190,7 @@ def _both(name: str) -> Callable[..., Inputs]:
     return inputs
 
 
-def _weakened(node_id: str, **parts: Callable[[Studio], Any]) -> Callable[..., Inputs]:
+def away_from_weakened(node_id: str, **parts: Callable[[Studio], Any]) -> Callable[..., Inputs]:
     """Away from the main model as a Weaken node makes it; ``parts`` connect to the guider."""
 
     def inputs(weak_scale: float, **strength: Any) -> Inputs:
@@ -204,7 +204,9 @@ def _weakened(node_id: str, **parts: Callable[[Studio], Any]) -> Callable[..., I
 
 
 def _skipping_blocks(weak_scale: float, during: tuple[float, float]) -> Inputs:
-    return _weakened("BadVersionWeakenBySkippingBlocks", weak_schedule=_during(*during))(weak_scale)
+    return away_from_weakened("BadVersionWeakenBySkippingBlocks", weak_schedule=_during(*during))(
+        weak_scale
+    )
 
 
 def _weakened_prompt(weak_scale: float, amount: float, mode: str) -> Inputs:
@@ -220,7 +222,7 @@ def _connected(studio: Studio, parts: Mapping[str, Callable[[Studio], Any]]) -> 
     return {name: make(studio) for name, make in parts.items()}
 
 
-def _node(node_id: str, **inputs: Any) -> Callable[[Studio], Any]:
+def made_by(node_id: str, **inputs: Any) -> Callable[[Studio], Any]:
     return lambda studio: studio.node(node_id, **inputs)
 
 
@@ -242,18 +244,18 @@ _WEAKENING: dict[str, tuple[str, dict[str, tuple[Any, ...]]]] = {
 def _one_checkpoint(scales: Scales) -> Iterator[Method]:
     for name, (node_id, strengths) in _WEAKENING.items():
         choices = {**strengths, "weak_scale": scales.one}
-        yield Method(name, ONE, _weakened(node_id), choices)
+        yield Method(name, ONE, away_from_weakened(node_id), choices)
     choices = {"weak_scale": scales.one, "amount": (0.5,), "mode": ("drop", "noise", "blur")}
     yield Method("weakened: prompt", ONE, _weakened_prompt, choices)
     # A skipped block tells most at low noise.
     choices = {"weak_scale": scales.few, "during": scales.late}
     yield Method(f"{SKIPPING}, late", ONE_SHAPED, _skipping_blocks, choices)
     for name, parts in (
-        ("rising ramp", {"weak_schedule": _node("BadVersionGuidanceRamp")}),
-        ("frequencies", {"weak_shape": _node("BadVersionFrequencyShape")}),
+        ("rising ramp", {"weak_schedule": made_by("BadVersionGuidanceRamp")}),
+        ("frequencies", {"weak_shape": made_by("BadVersionFrequencyShape")}),
     ):
         choices = {"weak_scale": scales.one}
-        inputs = _weakened("BadVersionWeakenBySkippingBlocks", **parts)
+        inputs = away_from_weakened("BadVersionWeakenBySkippingBlocks", **parts)
         yield Method(f"{SKIPPING}, {name}", ONE_SHAPED, inputs, choices)
 
 
@@ -270,49 +272,54 @@ def methods(weak: Iterable[str], best: str, weakest: str, scales: Scales) -> lis
     push, few, firm = ({"weak_scale": each} for each in (scales.weak, scales.few, scales.firm))
     during, quarters = {"during": scales.during}, {"during": scales.quarters}
     weak_schedule = {
-        "rising ramp": _node("BadVersionGuidanceRamp"),
-        "falling ramp": _node("BadVersionGuidanceRamp", direction="falling"),
+        "rising ramp": made_by("BadVersionGuidanceRamp"),
+        "falling ramp": made_by("BadVersionGuidanceRamp", direction="falling"),
     }
     shapes = {
-        "projected (APG)": _node("BadVersionProjectedShape"),
-        "rescaled": _node("BadVersionRescaleShape"),
-        "zero-star": _node("BadVersionZeroStarShape"),
-        "frequencies": _node("BadVersionFrequencyShape"),
+        "projected (APG)": made_by("BadVersionProjectedShape"),
+        "rescaled": made_by("BadVersionRescaleShape"),
+        "zero-star": made_by("BadVersionZeroStarShape"),
+        "frequencies": made_by("BadVersionFrequencyShape"),
     }
     return [
         Method(UNGUIDED, REFERENCE, _unguided),
-        Method(CLASSIFIER_FREE, REFERENCE, _classifier_free(), cfg),
-        Method(INTERVAL, REFERENCE, _interval, mild | during),
+        Method(CLASSIFIER_FREE, REFERENCE, classifier_free(), cfg),
+        Method(INTERVAL, REFERENCE, in_interval, mild | during),
         Method(NEGATIVE, REFERENCE, _negative(), {"cfg": scales.negative}),
         Method(
             "dynamic negative",
             REFERENCE,
-            _negative(negative_schedule=_node("BadVersionDynamicNegative")),
+            _negative(negative_schedule=made_by("BadVersionDynamicNegative")),
             {"cfg": scales.dynamic},
         ),
-        *(Method(f"weak: {name}", WEAK, _weak(name), push) for name in weak),
+        *(Method(f"weak: {name}", WEAK, away_from_weak(name), push) for name in weak),
         *_one_checkpoint(scales),
         *(
             Method(
-                f"weak: {name}, every {k} steps", CHEAP, _weak(name), push | {"weak_every": (k,)}
+                f"weak: {name}, every {k} steps",
+                CHEAP,
+                away_from_weak(name),
+                push | {"weak_every": (k,)},
             )
             for name, k in ((best, 2), (best, 4), (weakest, 2))
         ),
         Method("weak, a quarter of the steps", CHEAP, _weak_interval(best), firm | quarters),
         Method("weak, on a coarser latent", CHEAP, _coarse(best), few),
-        Method("weak and classifier-free", BOTH, _both(best), few | {"cfg": scales.little}),
+        Method(
+            "weak and classifier-free", BOTH, away_from_both(best), few | {"cfg": scales.little}
+        ),
         Method("weak, interval", SHAPED, _weak_interval(best), firm | during),
         Method("weak, distance-calibrated", SHAPED, _calibrated(best), {"share": scales.share}),
         *(
-            Method(f"weak, {name}", SHAPED, _weak(best, weak_schedule=make), few)
+            Method(f"weak, {name}", SHAPED, away_from_weak(best, weak_schedule=make), few)
             for name, make in weak_schedule.items()
         ),
         *(
-            Method(f"weak, {name}", SHAPED, _weak(best, weak_shape=make), few)
+            Method(f"weak, {name}", SHAPED, away_from_weak(best, weak_shape=make), few)
             for name, make in shapes.items()
         ),
         *(
-            Method(f"classifier-free, {name}", SHAPED, _classifier_free(negative_shape=make), mild)
+            Method(f"classifier-free, {name}", SHAPED, classifier_free(negative_shape=make), mild)
             for name, make in shapes.items()
         ),
     ]
