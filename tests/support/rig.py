@@ -115,6 +115,15 @@ def of_sample(recording: Recording, sample: int) -> Recording:
     return Recording(*([tensor[rows] for tensor in part] for part in parts))
 
 
+def assert_as_alone(run: Run, guider: comfy.samplers.CFGGuider, recording: Recording) -> None:
+    """At each recorded call, every sample of the batch is predicted as it is by itself."""
+    assert len(recording) > 0
+    for i in range(len(run.latent)):
+        one = of_sample(recording, i)
+        denoised = run.with_(latent=run.latent[i : i + 1]).replay(guider, one)
+        assert all(map(close, denoised, one.denoised))
+
+
 def close(actual: Tensor, expected: Tensor, tolerance: float = TOLERANCE) -> bool:
     """Whether two tensors agree to a tolerance relative to the norm of the expected one."""
     return bool((actual - expected).norm() <= tolerance * expected.norm())

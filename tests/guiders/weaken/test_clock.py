@@ -80,8 +80,9 @@ def test_embedding_is_that_of_the_formula(name, weaken, models, pack):
     assert distance(predict(architecture, weaken("clock", model)), expected) < 1e-6
 
 
-def test_embedding_of_several_parts(weaken, models, pack, monkeypatch):
-    """Cosmos has one for the modulation, and one that is added to it; LTX-2 has eight clocks."""
+@pytest.fixture
+def asked(pack, monkeypatch):
+    """The seed and the amount of all noise that is asked for, of which none comes."""
     seeds, amounts = [], []
 
     def noisy_embedding(embedding, amount, generator):
@@ -90,6 +91,12 @@ def test_embedding_of_several_parts(weaken, models, pack, monkeypatch):
         return embedding
 
     monkeypatch.setattr(pack.guiders.weaken.perturbations, "noisy_embedding", noisy_embedding)
+    return seeds, amounts
+
+
+def test_embedding_of_several_parts(weaken, models, asked):
+    """Cosmos has one for the modulation, and one that is added to it; LTX-2 has eight clocks."""
+    seeds, _ = asked
     for name, count in (("cosmos", 2), ("ltx_av", 6)):
         if name in EVERY_BY_NAME:
             architecture = EVERY_BY_NAME[name]
@@ -104,17 +111,8 @@ def test_embedding_of_several_parts(weaken, models, pack, monkeypatch):
             assert len(set(seeds)) == len(seeds) == count
 
 
-def test_noise_is_new_at_each_step_and_fades_with_the_noise_level(
-    weaken, models, pack, monkeypatch
-):
-    seeds, amounts = [], []
-
-    def noisy_embedding(embedding, amount, generator):
-        seeds.append(generator.initial_seed())
-        amounts.append(amount)
-        return embedding
-
-    monkeypatch.setattr(pack.guiders.weaken.perturbations, "noisy_embedding", noisy_embedding)
+def test_noise_is_new_at_each_step_and_fades_with_the_noise_level(weaken, models, asked):
+    seeds, amounts = asked
     architecture = BY_NAME["sd3"]
     model = models(architecture)
     run = Run.of(model, shape=architecture.latent, steps=3)

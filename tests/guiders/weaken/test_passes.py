@@ -8,7 +8,16 @@ import logging
 import pytest
 import torch
 
-from support.rig import Pushes, Recording, Run, add_weights, call, close, core_guider, record
+from support.rig import (
+    Pushes,
+    Recording,
+    Run,
+    add_weights,
+    assert_as_alone,
+    call,
+    core_guider,
+    record,
+)
 from support.small_models import BY_NAME, Architecture, conditionings, flux, sd3, sdxl, video_unet
 from support.weakening import (
     NODES,
@@ -314,12 +323,7 @@ def test_batch_is_its_pictures_one_by_one(kind, architecture, model, weaken):
     run = one_step(architecture, model)
     recorded, recording = record(weak)
     run.sample(core_guider(recorded, architecture.conditioning(1)))
-    for i in range(len(run.latent)):
-        alone = Recording([recording.x[0][i : i + 1]], [recording.sigma[0][i : i + 1]])
-        (denoised,) = run.with_(latent=run.latent[i : i + 1]).replay(
-            core_guider(weak, architecture.conditioning(1)), alone
-        )
-        assert close(denoised, recording.denoised[0][i : i + 1])
+    assert_as_alone(run, core_guider(weak, architecture.conditioning(1)), recording)
 
 
 # Together with the rest of ComfyUI

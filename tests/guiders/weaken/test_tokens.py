@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from support.rare_models import EVERY_BY_NAME
-from support.rig import Recording, close, core_guider, record
+from support.rig import assert_as_alone, core_guider, record
 from support.small_models import BY_NAME, TEXT_TOKENS
 from support.weakening import UNETS, distance, one_step, predict
 
@@ -169,9 +169,4 @@ def test_batch_of_swapped_tokens_is_its_pictures_one_by_one(name, weaken, models
     run = one_step(architecture, model)
     recorded, recording = record(weak)
     run.sample(core_guider(recorded, architecture.conditioning(1)))
-    for i in range(len(run.latent)):
-        alone = Recording([recording.x[0][i : i + 1]], [recording.sigma[0][i : i + 1]])
-        (denoised,) = run.with_(latent=run.latent[i : i + 1]).replay(
-            core_guider(weak, architecture.conditioning(1)), alone
-        )
-        assert close(denoised, recording.denoised[0][i : i + 1])
+    assert_as_alone(run, core_guider(weak, architecture.conditioning(1)), recording)
