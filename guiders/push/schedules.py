@@ -346,15 +346,14 @@ class _Settling:
         sigma = step.sigma
         if self._rested_at is None or step.x.shape != self._size:
             self._rested_at, self._size = torch.zeros_like(sigma), step.x.shape
-        rested = torch.where(sigma > self._rested_at * (1 + TOLERANCE), 0.0, self._rested_at)
         was_at_rest = self._rested_at > sigma * (1 + TOLERANCE)
+        rested_at = torch.where(sigma > self._rested_at * (1 + TOLERANCE), 0.0, self._rested_at)
         # The step at which it shows still has its push, since both predictions are there.
         if self._noise.percent_of(step.level) >= self._settings.start_percent:
             is_at_rest = formulas.cosine(step.C, step.R) >= self._settings.cosine
-            rested = torch.where((rested == 0) & is_at_rest, sigma, rested)
-        self._rested_at = torch.where(was_at_rest, self._rested_at, rested)
-        latest, is_any = torch.stack([self._rested_at.min(), was_at_rest.any()]).tolist()
-        self._over_below = latest
+            rested_at = torch.where((rested_at == 0) & is_at_rest, sigma, rested_at)
+        self._rested_at = rested_at
+        self._over_below, is_any = torch.stack([rested_at.min(), was_at_rest.any()]).tolist()
         return (~was_at_rest).to(sigma.dtype) if is_any else 1.0
 
     def is_over(self, sigma: float) -> bool:

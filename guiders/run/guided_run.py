@@ -86,8 +86,8 @@ class GuidedRun:
         self._was_asked = False
         # Whether other nodes may write into the predictions that they are given.
         self._others_write = False
-        names = [*names, *(each.push.name for each in self._history)]
-        self._watch = Watch(guidance, names, self._main.get_model_object("latent_format"))
+        all_names = [*names, *(each.push.name for each in self._history)]
+        self._watch = Watch(guidance, all_names, self._main.get_model_object("latent_format"))
 
     @property
     def _pushes(self) -> list[RunningPush]:
@@ -207,9 +207,8 @@ class GuidedRun:
 
     def _wanted(self, call: Call, has_negative: bool) -> set[str]:
         """Whose predictions are needed at a call."""
-        negative = self._negative.running if has_negative else None
-        pushes = [*(each.push for each in self._weak), *([] if negative is None else [negative])]
-        on = [push for push in pushes if push.is_on(call)]
+        absent = None if has_negative else self._negative.running
+        on = [push for push in self._pushes if push is not absent and push.is_on(call)]
         prompts = [name for push in on for shape in push.push.shapes for name in shape.prompts]
         weak = {each.name for each in self._weak if each.is_wanted(call)}
         return weak | {self._side_of[name] for name in prompts}
@@ -253,8 +252,7 @@ class GuidedRun:
                 self._finite.see(guided)
             D = guided
             for history in self._history:
-                measured = self._watch.is_recording
-                guided = history.add_to(guided, call, D, measured=measured)
+                guided = history.add_to(guided, call, D, measured=self._watch.is_recording)
             for push in self._pushes:
                 push.end(call)
             self._watch.see(call, guided)
